@@ -1,0 +1,38 @@
+package recipes
+
+// Labels on a node image's config, so that inspecting it needs nothing but the config.
+const (
+	// LabelRecipe is the image's content id: the digest of canonical recipe and lock (sha256:…).
+	LabelRecipe = "dev.nodeimg.recipe"
+	// LabelName is the recipe's metadata.name.
+	LabelName = "dev.nodeimg.name"
+	// LabelKubernetes is the Kubernetes version, for instance v1.34.10.
+	LabelKubernetes = "dev.nodeimg.kubernetes"
+	// LabelDistro is distribution and release, for instance "debian 12".
+	LabelDistro = "dev.nodeimg.distro"
+	// LabelCRI is runtime and version, for instance "containerd 2.4.2".
+	LabelCRI = "dev.nodeimg.cri"
+	// LabelCNI is the pod network, for instance flannel.
+	LabelCNI = "dev.nodeimg.cni"
+	// LabelPreloaded is the JSON list of Preloaded.
+	LabelPreloaded = "dev.nodeimg.preloaded"
+)
+
+// Preloaded is one entry of LabelPreloaded and of "nodeimg inspect --json".
+type Preloaded struct {
+	// Reference is the full name under which the node knows the image.
+	Reference string `json:"reference"`
+	// Digest is what the reference names: an index or a manifest.
+	Digest string `json:"digest"`
+	// Size is the sum of manifest, config and layers as transferred, in bytes.
+	Size int64 `json:"size"`
+	// Platform of the image, for instance linux/amd64.
+	Platform string `json:"platform"`
+}
+
+// StorePath is the OCI image layout that holds the preloaded images in the node (design §4: outside /var, because launchers put
+// volumes there), and DatabasesPath is the folder beside it with the two databases that the boot unit copies.
+const (
+	StorePath     = "/usr/lib/nodeimg/store"
+	DatabasesPath = "/usr/lib/nodeimg/databases"
+)

@@ -1,0 +1,172 @@
+package recipes
+
+// Group, version and kind of the only recipe schema there is so far.
+const (
+	APIVersion = "nodeimg.dev/v1alpha1"
+	Kind       = "NodeImage"
+)
+
+// Recipe describes one Kubernetes node image (apiVersion nodeimg.dev/v1alpha1, kind NodeImage).
+type Recipe struct {
+	// APIVersion is always "nodeimg.dev/v1alpha1".
+	APIVersion string `json:"apiVersion"`
+	// Kind is always "NodeImage".
+	Kind string `json:"kind"`
+	// Metadata names the image.
+	Metadata Metadata `json:"metadata"`
+	// Spec says what goes into the image.
+	Spec Spec `json:"spec"`
+}
+
+// Metadata names the image.
+type Metadata struct {
+	// Name is the image's short name: a DNS label, also the default output folder's name (out/NAME).
+	Name string `json:"name"`
+}
+
+// Spec says what goes into the image.
+type Spec struct {
+	// Kubernetes selects the Kubernetes release and where its programs come from.
+	Kubernetes Kubernetes `json:"kubernetes"`
+	// Base selects the Linux distribution of the node.
+	Base Base `json:"base,omitempty"`
+	// CRI selects the container runtime of the node.
+	CRI CRI `json:"cri,omitempty"`
+	// CNI selects the pod network whose manifest and images are baked in.
+	CNI CNI `json:"cni,omitempty"`
+	// Preload lists the container images that lie ready in the node.
+	Preload Preload `json:"preload,omitempty"`
+	// Packages are extra distribution packages by name.
+	Packages []string `json:"packages,omitempty"`
+	// Files are copied from the host into the node image.
+	Files []File `json:"files,omitempty"`
+	// Run are extra shell lines, run as root and without network after everything else but the preloaded images is in place.
+	Run []string `json:"run,omitempty"`
+	// Mirrors redirects a host (registry, release server, package mirror) to a URL prefix.
+	// The key is the host to replace, for instance registry.k8s.io, dl.k8s.io, github.com, debian or ubuntu;
+	// the value is the URL that takes its place, for instance https://mirror.example/k8s.
+	Mirrors map[string]string `json:"mirrors,omitempty"`
+	// CACertificates are PEM files on the host, relative to the recipe, that the build and the node trust.
+	CACertificates []string `json:"caCertificates,omitempty"`
+	// Platforms are the platforms to build, as os/arch; the default is the host's own linux platform.
+	Platforms []string `json:"platforms,omitempty"`
+}
+
+// Kubernetes selects the Kubernetes release and where its programs come from.
+type Kubernetes struct {
+	// Version is a full semantic version with a leading v, for instance v1.34.10.
+	Version string `json:"version"`
+	// Source is where the programs come from; the default is release.
+	Source KubernetesSource `json:"source,omitempty"`
+}
+
+// KubernetesSource says where kubeadm, kubelet, kubectl and the control-plane images come from.
+type KubernetesSource string
+
+const (
+	// SourceRelease takes the programs from the release server and the images from the registry.
+	SourceRelease KubernetesSource = "release"
+	// SourceModules compiles the programs from the Go module proxy and packs the images itself.
+	SourceModules KubernetesSource = "modules"
+)
+
+// Base selects the Linux distribution of the node.
+type Base struct {
+	// Distro is the distribution: debian or ubuntu; the default is debian.
+	Distro string `json:"distro,omitempty"`
+	// Release is the distribution's release number in quotes, for instance "12" or "24.04".
+	Release string `json:"release,omitempty"`
+	// From says whether the distribution comes as an image or is bootstrapped from its packages; the default is image.
+	From BaseFrom `json:"from,omitempty"`
+	// Image is the base image when From is image; the default is the distribution's official one.
+	Image string `json:"image,omitempty"`
+}
+
+// BaseFrom says how the distribution is obtained.
+type BaseFrom string
+
+const (
+	// FromImage starts from a container image of the distribution.
+	FromImage BaseFrom = "image"
+	// FromPackages bootstraps the distribution from its signed packages.
+	FromPackages BaseFrom = "packages"
+)
+
+// CRI selects the container runtime of the node.
+type CRI struct {
+	// Name is containerd, docker or crio; the default is containerd.
+	Name CRIName `json:"name,omitempty"`
+	// Version is the runtime's version without a leading v, for instance 2.4.2; the default is the newest one that nodeimg was tested with.
+	Version string `json:"version,omitempty"`
+}
+
+// CRIName is a container runtime.
+type CRIName string
+
+// The container runtimes that a recipe can name.
+const (
+	CRIContainerd CRIName = "containerd"
+	CRIDocker     CRIName = "docker"
+	CRICRIO       CRIName = "crio"
+)
+
+// CNI selects the pod network.
+type CNI struct {
+	// Name is flannel, kindnet, calico or none; the default is flannel.
+	Name CNIName `json:"name,omitempty"`
+}
+
+// CNIName is a pod network.
+type CNIName string
+
+// The pod networks that a recipe can name.
+const (
+	CNIFlannel CNIName = "flannel"
+	CNIKindnet CNIName = "kindnet"
+	CNICalico  CNIName = "calico"
+	CNINone    CNIName = "none"
+)
+
+// Preload lists the container images that lie ready in the node.
+type Preload struct {
+	// ControlPlane preloads what kubeadm, the pod network and the pod sandbox need; the default is true.
+	ControlPlane *bool `json:"controlPlane,omitempty"`
+	// Images are further images.
+	Images []ImageSource `json:"images,omitempty"`
+	// Engine is how images get into the node image: auto, inner or direct; the default is auto.
+	Engine Engine `json:"engine,omitempty"`
+}
+
+// Engine is how images get into the node image.
+type Engine string
+
+const (
+	// EngineAuto takes the best engine that can serve the recipe.
+	EngineAuto Engine = "auto"
+	// EngineInner lets the node's own runtime pull in a build step.
+	EngineInner Engine = "inner"
+	// EngineDirect writes the layers without running anything.
+	EngineDirect Engine = "direct"
+)
+
+// ImageSource is one image to preload. Exactly one field is set. In YAML a plain string is short for {registry: STRING}.
+type ImageSource struct {
+	// Registry is a reference to pull from a registry, with tag or digest, for instance docker.io/library/nginx:1.29.
+	Registry string `json:"registry,omitempty"`
+	// Archive is a docker-archive or OCI archive (tar) on the host, relative to the recipe.
+	Archive string `json:"archive,omitempty"`
+	// Docker is an image in the local Docker Engine.
+	Docker string `json:"docker,omitempty"`
+	// Layout is an OCI image layout directory on the host, relative to the recipe.
+	Layout string `json:"layout,omitempty"`
+}
+
+// File is copied from the host into the node image.
+type File struct {
+	// Source is a file or directory on the host, relative to the recipe.
+	Source string `json:"source"`
+	// Target is the absolute path in the node.
+	Target string `json:"target"`
+	// Mode is the file's permission in quoted octal, for instance "0755"; the default keeps the source's.
+	Mode string `json:"mode,omitempty"`
+}
