@@ -49,9 +49,12 @@ func (podman) ResolveContext(_ context.Context, target authn.Resource) (authn.Au
 			return nil, fmt.Errorf("reading registry credentials in %s: %w", file, err)
 		}
 		for _, key := range keys(target) {
-			found, err := auths.GetAuthConfig(key)
-			if err != nil {
-				return nil, fmt.Errorf("reading registry credentials for %s: %w", key, err)
+			// GetAuthConfig replaces docker.io by docker's key for it, which podman does not use.
+			found, ok := auths.AuthConfigs[key]
+			if !ok {
+				if found, err = auths.GetAuthConfig(key); err != nil {
+					return nil, fmt.Errorf("reading registry credentials for %s: %w", key, err)
+				}
 			}
 			// GetAuthConfig fills in the address that was asked for, also when there is no entry.
 			found.ServerAddress = ""
