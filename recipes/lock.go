@@ -17,6 +17,8 @@ type Lock struct {
 	Packages []LockedPackage `json:"packages,omitempty"`
 	// Parts are the programs that nodeimg adds to the distribution, one file each, sorted by Path.
 	Parts []LockedPart `json:"parts,omitempty"`
+	// Files are the recipe's own files and CA certificates, one entry each, sorted by Target.
+	Files []LockedFile `json:"files,omitempty"`
 	// Images are the images to preload, sorted by Reference.
 	Images []LockedImage `json:"images,omitempty"`
 	// Modules are the Go modules that parts and images were compiled from (kubernetes.source modules).
@@ -62,6 +64,19 @@ type LockedPart struct {
 	Size int64 `json:"size"`
 	// Origin is the URL it was downloaded from or the Go package it was compiled from.
 	Origin string `json:"origin"`
+}
+
+// LockedFile is one file or symbolic link that the recipe copies into the node.
+type LockedFile struct {
+	// Target is the absolute path in the node.
+	Target string `json:"target"`
+	// Mode is the permission in octal, for instance 0644; empty for a symbolic link.
+	Mode string `json:"mode,omitempty"`
+	// Digest of the content (sha256:…) and its size in bytes; empty and zero for a symbolic link.
+	Digest string `json:"digest,omitempty"`
+	Size   int64  `json:"size,omitempty"`
+	// Link is what a symbolic link points to.
+	Link string `json:"link,omitempty"`
 }
 
 // LockedImage is one image to preload.

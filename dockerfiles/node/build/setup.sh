@@ -1,0 +1,34 @@
+#!/bin/sh
+# Turns an installed distribution into a node: which units run, which alternatives hold, and nothing left that differs from build to build.
+set -eu
+
+systemctl set-default multi-user.target
+systemctl enable containerd.service kubelet.service nodeimg-store.service
+
+# Units that make no sense, or do harm, in a container: they write the host's kernel settings, wait for devices, or want a console.
+for unit in \
+	apt-daily-upgrade.timer apt-daily.timer console-getty.service dev-hugepages.mount dev-mqueue.mount dpkg-db-backup.timer \
+	e2scrub_all.timer e2scrub_reap.service fstrim.timer getty.target getty-static.service getty@tty1.service ifupdown-wait-online.service \
+	kmod-static-nodes.service modprobe@.service networking.service proc-sys-fs-binfmt_misc.automount sys-fs-fuse-connections.mount \
+	sys-kernel-config.mount sys-kernel-debug.mount sys-kernel-tracing.mount systemd-binfmt.service systemd-firstboot.service \
+	systemd-logind.service systemd-machine-id-commit.service systemd-modules-load.service systemd-networkd.service \
+	systemd-networkd-wait-online.service systemd-random-seed.service systemd-remount-fs.service systemd-resolved.service \
+	systemd-sysctl.service systemd-timesyncd.service systemd-udev-trigger.service systemd-udevd.service \
+	systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-update-utmp.service systemd-update-utmp-runlevel.service; do
+	systemctl mask "$unit"
+done
+
+mkdir -p /etc/kubernetes/manifests /etc/cni/net.d /opt/cni/bin /var/lib/kubelet /kind
+ln -sf /usr/sbin/iptables-nft /etc/alternatives/iptables
+ln -sf /usr/sbin/ip6tables-nft /etc/alternatives/ip6tables
+if [ -d /usr/local/share/ca-certificates/nodeimg ]; then
+	update-ca-certificates
+fi
+
+# Every node makes its own on its first start.
+: >/etc/machine-id
+rm -f /var/lib/dbus/machine-id /etc/hostname
+
+# Caches and logs: none is read later, all differ from build to build.
+rm -rf /tmp/* /var/tmp/* /var/cache/apt/* /var/cache/debconf/*-old /var/cache/ldconfig/aux-cache /var/lib/apt/lists/* /var/lib/dpkg/*-old
+find /var/log -type f -delete

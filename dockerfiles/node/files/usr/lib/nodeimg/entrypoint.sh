@@ -1,0 +1,185 @@
+#!/bin/sh
+# PID 1 of a node container until it hands over to systemd: makes the container look enough like a machine for systemd, containerd and
+# the kubelet. It runs on every start and must be idempotent. The duties are those that stock kind and plain "docker run" expect.
+set -eu
+
+state=/var/lib/nodeimg
+runtime=/run/nodeimg
+
+say() { echo "nodeimg: $*" >&2; }
+
+in_user_namespace() {
+	# The initial user namespace maps every id onto itself.
+	[ "$(tr -s ' ' </proc/self/uid_map)" != " 0 0 4294967295" ]
+}
+
+check_cgroups() {
+	if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
+		for controller in cpu cpuset memory pids; do
+			grep -qw "$controller" /sys/fs/cgroup/cgroup.controllers || {
+				say "ERROR: the cgroup v2 controller $controller is not delegated to this container; delegate it on the host"
+				exit 1
+			}
+		done
+		return
+	fi
+	# Stock kind waits for this line: systemd says nothing on the console of some cgroup v1 hosts.
+	say "detected cgroup v1"
+}
+
+prepare_mounts() {
+	mount --make-rshared / 2>/dev/null || say "cannot make / a shared mount; mount propagation into pods is off"
+	if ! in_user_namespace; then
+		# bind: only this mount turns read-only, never a sysfs that is shared with the host (--network=host).
+		mount -o remount,bind,ro /sys 2>/dev/null || true
+	fi
+	# The kubelet insists on /dev/kmsg, which unprivileged containers do not have.
+	[ -e /dev/kmsg ] || ln -s /dev/null /dev/kmsg 2>/dev/null || true
+}
+
+new_identity() {
+	rm -f /etc/machine-id
+	systemd-machine-id-setup >/dev/null 2>&1 || true
+	mkdir -p "$runtime"
+	# cAdvisor and cloud providers tell nodes apart by these; in a container they would all read the host's.
+	if [ -e /sys/class/dmi/id/product_uuid ]; then
+		cat /proc/sys/kernel/random/uuid >"$runtime/product_uuid"
+		mount -o ro,bind "$runtime/product_uuid" /sys/class/dmi/id/product_uuid 2>/dev/null || true
+	fi
+	if [ -e /sys/class/dmi/id/product_name ]; then
+		echo nodeimg >"$runtime/product_name"
+		mount -o ro,bind "$runtime/product_name" /sys/class/dmi/id/product_name 2>/dev/null || true
+	fi
+}
+
+pass_proxy() {
+	file=/etc/systemd/system.conf.d/nodeimg-proxy.conf
+	rm -f "$file"
+	line=
+	for name in HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy; do
+		value=$(printenv "$name" || true)
+		[ -z "$value" ] || line="$line \"$name=$value\""
+	done
+	[ -n "$line" ] || return 0
+	mkdir -p "${file%/*}"
+	printf '[Manager]\nDefaultEnvironment=%s\n' "$line" >"$file"
+}
+
+select_iptables() {
+	# Docker's DNS redirection was written into this network namespace by the host's iptables; the backends do not see each other's rules.
+	# A save of the backend that wrote nothing can fail when the kernel lacks it, which is as good as empty.
+	legacy=$(iptables-legacy-save 2>/dev/null | grep -c '^-' || true)
+	nft=$(timeout 5 iptables-nft-save 2>/dev/null | grep -c '^-' || true)
+	mode=nft
+	[ "${legacy:-0}" -le "${nft:-0}" ] || mode=legacy
+	iptables-"$mode" -t nat -S >/dev/null 2>&1 || mode=legacy
+	for name in iptables ip6tables; do
+		update-alternatives --set "$name" "/usr/sbin/$name-$mode" >/dev/null 2>&1 || true
+	done
+}
+
+node_ipv4() { ip -4 -o address show scope global 2>/dev/null | awk '{ sub("/.*", "", $4); print $4; exit }'; }
+
+default_route() {
+	# On a network without a route out there is no default route, but host processes reach service addresses only through one: the packet
+	# must be routable before it is rewritten. It leads to the bridge and no further.
+	[ -z "$(ip -4 route show default 2>/dev/null)" ] || return 0
+	device=$(ip -4 -o address show scope global 2>/dev/null | awk '{ print $2; exit }')
+	[ -z "$device" ] || ip route add default dev "$device" metric 4096 2>/dev/null || say "cannot add a default route"
+}
+
+rewrite_dns() {
+	# Docker's resolver answers on 127.0.0.11, which pods cannot reach. Its port redirections are copied to an address that they can.
+	grep -q '^nameserver 127\.0\.0\.11' /etc/resolv.conf 2>/dev/null || return 0
+	address=$(ip -4 route show default | awk '$2 == "via" { print $3; exit }')
+	[ -n "$address" ] || address=$(node_ipv4)
+	[ -n "$address" ] || return 0
+	iptables-save -t nat >"$runtime/nat" 2>/dev/null || return 0
+	grep -q '127\.0\.0\.11' "$runtime/nat" || return 0
+	sed -e 's/-d 127\.0\.0\.11/-d '"$address"'/g' \
+		-e 's/^-A OUTPUT \(.*\) -j DOCKER_OUTPUT/&\n-A PREROUTING \1 -j DOCKER_OUTPUT/' \
+		-e 's/^-A DOCKER_POSTROUTING -s 127\.0\.0\.11\(.*\) -j SNAT --to-source :53/-A DOCKER_POSTROUTING -s 127.0.0.11\1 -j SNAT --to-source '"$address"':53/' \
+		"$runtime/nat" >"$runtime/nat.new"
+	iptables-restore <"$runtime/nat.new" || { say "cannot rewrite Docker's DNS redirection; pods will not resolve outside names"; return 0; }
+	for knob in all "$(ip -4 -o address show scope global | awk '{ print $2; exit }')"; do
+		echo 1 >"/proc/sys/net/ipv4/conf/$knob/route_localnet" 2>/dev/null || true
+	done
+	# resolv.conf is a bind mount: it can be written, not replaced.
+	sed "s/^nameserver 127\.0\.0\.11/nameserver $address/" /etc/resolv.conf >"$runtime/resolv.conf"
+	cat "$runtime/resolv.conf" >/etc/resolv.conf
+}
+
+configure_containerd() {
+	config=/etc/containerd/config.toml
+	# Lowering oom_score_adj needs CAP_SYS_RESOURCE in the initial user namespace; containers cannot start where it is missing.
+	if ! (echo -998 >/proc/self/oom_score_adj) 2>/dev/null; then
+		sed -i 's/^\( *restrict_oom_score_adj = \)false/\1true/' "$config"
+	fi
+	snapshotter=${KIND_EXPERIMENTAL_CONTAINERD_SNAPSHOTTER:-}
+	if [ -z "$snapshotter" ]; then
+		# An overlay's upper directory cannot lie on an overlay: without a volume at /var or /var/lib/containerd only copying works.
+		probe=/var/lib/containerd/.nodeimg-probe
+		mkdir -p "$probe/lower" "$probe/upper" "$probe/work" "$probe/merged"
+		if mount -t overlay overlay -o "lowerdir=$probe/lower,upperdir=$probe/upper,workdir=$probe/work" "$probe/merged" 2>/dev/null; then
+			umount "$probe/merged"
+		else
+			snapshotter=native
+			command -v fuse-overlayfs >/dev/null && [ -e /dev/fuse ] && command -v containerd-fuse-overlayfs-grpc >/dev/null && snapshotter=fuse-overlayfs
+			say "overlayfs does not work on /var/lib/containerd; using the $snapshotter snapshotter (mount a volume there to be faster)"
+		fi
+		rm -rf "$probe"
+	fi
+	[ -z "$snapshotter" ] || sed -i "s/^\( *snapshotter = \)\"overlayfs\"/\1\"$snapshotter\"/" "$config"
+}
+
+configure_kubelet() {
+	arguments="--fail-swap-on=false"
+	in_user_namespace && arguments="$arguments --feature-gates=KubeletInUserNamespace=true"
+	echo "NODEIMG_KUBELET_ARGS=$arguments" >"$runtime/kubelet.env"
+}
+
+render_kubeadm() {
+	address=$(node_ipv4)
+	[ -n "$address" ] || { say "this container has no global IPv4 address; /etc/nodeimg/kubeadm.yaml is not written"; return 0; }
+	mkdir -p /etc/nodeimg
+	sed -e "s/@NODE_ADDRESS@/$address/g" -e "s/@NODE_NAME@/$(hostname)/g" /usr/share/nodeimg/kubeadm.yaml >/etc/nodeimg/kubeadm.yaml.new
+	mv /etc/nodeimg/kubeadm.yaml.new /etc/nodeimg/kubeadm.yaml
+}
+
+follow_address() {
+	# A restarted container can come back with another address, which Kubernetes wrote into its files and certificates.
+	address=$(node_ipv4)
+	[ -n "$address" ] || return 0
+	mkdir -p "$state"
+	old=$(cat "$state/ipv4" 2>/dev/null || true)
+	echo "$address" >"$state/ipv4"
+	if [ -z "$old" ] || [ "$old" = "$address" ] || [ ! -d /etc/kubernetes ]; then
+		return 0
+	fi
+	say "address changed from $old to $address"
+	pattern=$(printf '%s' "$old" | sed 's/\./\\./g')
+	find /etc/kubernetes /var/lib/kubelet -maxdepth 2 -type f \( -name '*.conf' -o -name '*.yaml' -o -name '*.env' \) \
+		-exec sed -i "s/\b$pattern\b/$address/g" {} +
+	if [ -f /etc/kubernetes/pki/ca.key ] && [ -f /etc/nodeimg/kubeadm.yaml ]; then
+		for cert in apiserver etcd/server etcd/peer; do
+			rm -f "/etc/kubernetes/pki/$cert.crt" "/etc/kubernetes/pki/$cert.key"
+		done
+		for phase in apiserver etcd-server etcd-peer; do
+			kubeadm init phase certs "$phase" --config /etc/nodeimg/kubeadm.yaml >/dev/null || say "cannot reissue the $phase certificate"
+		done
+	fi
+}
+
+check_cgroups
+prepare_mounts
+new_identity
+pass_proxy
+select_iptables
+default_route
+rewrite_dns
+configure_containerd
+configure_kubelet
+render_kubeadm
+follow_address
+rm -f "$runtime/nat" "$runtime/nat.new" "$runtime/resolv.conf"
+exec "$@"
