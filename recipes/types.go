@@ -9,9 +9,9 @@ const (
 // Recipe describes one Kubernetes node image (apiVersion nodeimg.dev/v1alpha1, kind NodeImage).
 type Recipe struct {
 	// APIVersion is always "nodeimg.dev/v1alpha1".
-	APIVersion string `json:"apiVersion"`
+	APIVersion string `json:"apiVersion" jsonschema:"enum=nodeimg.dev/v1alpha1"`
 	// Kind is always "NodeImage".
-	Kind string `json:"kind"`
+	Kind string `json:"kind" jsonschema:"enum=NodeImage"`
 	// Metadata names the image.
 	Metadata Metadata `json:"metadata"`
 	// Spec says what goes into the image.
@@ -21,7 +21,7 @@ type Recipe struct {
 // Metadata names the image.
 type Metadata struct {
 	// Name is the image's short name: a DNS label, also the default output folder's name (out/NAME).
-	Name string `json:"name"`
+	Name string `json:"name" jsonschema:"minLength=1,maxLength=63,pattern=^[a-z0-9]([-a-z0-9]*[a-z0-9])?$,example=k8s-node"`
 }
 
 // Spec says what goes into the image.
@@ -29,35 +29,35 @@ type Spec struct {
 	// Kubernetes selects the Kubernetes release and where its programs come from.
 	Kubernetes Kubernetes `json:"kubernetes"`
 	// Base selects the Linux distribution of the node.
-	Base Base `json:"base,omitempty"`
+	Base Base `json:"base,omitzero"`
 	// CRI selects the container runtime of the node.
-	CRI CRI `json:"cri,omitempty"`
+	CRI CRI `json:"cri,omitzero"`
 	// CNI selects the pod network whose manifest and images are baked in.
-	CNI CNI `json:"cni,omitempty"`
+	CNI CNI `json:"cni,omitzero"`
 	// Preload lists the container images that lie ready in the node.
-	Preload Preload `json:"preload,omitempty"`
+	Preload Preload `json:"preload,omitzero"`
 	// Packages are extra distribution packages by name.
-	Packages []string `json:"packages,omitempty"`
+	Packages []string `json:"packages,omitempty" jsonschema:"uniqueItems=true,pattern=^[a-z0-9][a-z0-9+.-]+$"`
 	// Files are copied from the host into the node image.
 	Files []File `json:"files,omitempty"`
 	// Run are extra shell lines, run as root and without network after everything else but the preloaded images is in place.
 	Run []string `json:"run,omitempty"`
 	// Mirrors redirects a host (registry, release server, package mirror) to a URL prefix.
-	// The key is the host to replace, for instance registry.k8s.io, dl.k8s.io, github.com, debian or ubuntu;
-	// the value is the URL that takes its place, for instance https://mirror.example/k8s.
+	// The key is the host to replace, for instance registry.k8s.io, dl.k8s.io or github.com, or a distribution, debian or ubuntu;
+	// the value is the http or https URL that takes its place, without credentials, for instance https://mirror.example/k8s.
 	Mirrors map[string]string `json:"mirrors,omitempty"`
 	// CACertificates are PEM files on the host, relative to the recipe, that the build and the node trust.
 	CACertificates []string `json:"caCertificates,omitempty"`
 	// Platforms are the platforms to build, as os/arch; the default is the host's own linux platform.
-	Platforms []string `json:"platforms,omitempty"`
+	Platforms []string `json:"platforms,omitempty" jsonschema:"uniqueItems=true,enum=linux/amd64,enum=linux/arm64"`
 }
 
 // Kubernetes selects the Kubernetes release and where its programs come from.
 type Kubernetes struct {
 	// Version is a full semantic version with a leading v, for instance v1.34.10.
-	Version string `json:"version"`
+	Version string `json:"version" jsonschema:"pattern=^v[0-9]+[.][0-9]+[.][0-9]+(-[0-9A-Za-z.-]+)?$,example=v1.34.10"`
 	// Source is where the programs come from; the default is release.
-	Source KubernetesSource `json:"source,omitempty"`
+	Source KubernetesSource `json:"source,omitempty" jsonschema:"enum=release,enum=modules,default=release"`
 }
 
 // KubernetesSource says where kubeadm, kubelet, kubectl and the control-plane images come from.
@@ -73,13 +73,13 @@ const (
 // Base selects the Linux distribution of the node.
 type Base struct {
 	// Distro is the distribution: debian or ubuntu; the default is debian.
-	Distro string `json:"distro,omitempty"`
+	Distro string `json:"distro,omitempty" jsonschema:"enum=debian,enum=ubuntu,default=debian"`
 	// Release is the distribution's release number in quotes, for instance "12" or "24.04".
-	Release string `json:"release,omitempty"`
+	Release string `json:"release,omitempty" jsonschema:"example=12,example=24.04"`
 	// From says whether the distribution comes as an image or is bootstrapped from its packages; the default is image.
-	From BaseFrom `json:"from,omitempty"`
+	From BaseFrom `json:"from,omitempty" jsonschema:"enum=image,enum=packages,default=image"`
 	// Image is the base image when From is image; the default is the distribution's official one.
-	Image string `json:"image,omitempty"`
+	Image string `json:"image,omitempty" jsonschema:"example=docker.io/library/debian:12"`
 }
 
 // BaseFrom says how the distribution is obtained.
@@ -95,9 +95,9 @@ const (
 // CRI selects the container runtime of the node.
 type CRI struct {
 	// Name is containerd, docker or crio; the default is containerd.
-	Name CRIName `json:"name,omitempty"`
+	Name CRIName `json:"name,omitempty" jsonschema:"enum=containerd,enum=docker,enum=crio,default=containerd"`
 	// Version is the runtime's version without a leading v, for instance 2.4.2; the default is the newest one that nodeimg was tested with.
-	Version string `json:"version,omitempty"`
+	Version string `json:"version,omitempty" jsonschema:"pattern=^[0-9]+[.][0-9]+[.][0-9]+(-[0-9A-Za-z.-]+)?$,example=2.4.2"`
 }
 
 // CRIName is a container runtime.
@@ -113,7 +113,7 @@ const (
 // CNI selects the pod network.
 type CNI struct {
 	// Name is flannel, kindnet, calico or none; the default is flannel.
-	Name CNIName `json:"name,omitempty"`
+	Name CNIName `json:"name,omitempty" jsonschema:"enum=flannel,enum=kindnet,enum=calico,enum=none,default=flannel"`
 }
 
 // CNIName is a pod network.
@@ -130,11 +130,11 @@ const (
 // Preload lists the container images that lie ready in the node.
 type Preload struct {
 	// ControlPlane preloads what kubeadm, the pod network and the pod sandbox need; the default is true.
-	ControlPlane *bool `json:"controlPlane,omitempty"`
+	ControlPlane *bool `json:"controlPlane,omitempty" jsonschema:"default=true"`
 	// Images are further images.
 	Images []ImageSource `json:"images,omitempty"`
 	// Engine is how images get into the node image: auto, inner or direct; the default is auto.
-	Engine Engine `json:"engine,omitempty"`
+	Engine Engine `json:"engine,omitempty" jsonschema:"enum=auto,enum=inner,enum=direct,default=auto"`
 }
 
 // Engine is how images get into the node image.
@@ -166,7 +166,7 @@ type File struct {
 	// Source is a file or directory on the host, relative to the recipe.
 	Source string `json:"source"`
 	// Target is the absolute path in the node.
-	Target string `json:"target"`
+	Target string `json:"target" jsonschema:"pattern=^/.+,example=/etc/motd"`
 	// Mode is the file's permission in quoted octal, for instance "0755"; the default keeps the source's.
-	Mode string `json:"mode,omitempty"`
+	Mode string `json:"mode,omitempty" jsonschema:"pattern=^[0-7]?[0-7][0-7][0-7]$,example=0755"`
 }

@@ -1,0 +1,97 @@
+package recipes
+
+import (
+	"path/filepath"
+	"runtime"
+	"strings"
+)
+
+// DefaultContainerdVersion is the containerd that recipes get when they name none: the newest that nodeimg was tested with.
+const DefaultContainerdVersion = "2.4.2"
+
+// HostPlatform is the platform that recipes get when they name none: linux on the host's own architecture.
+func HostPlatform() string { return "linux/" + runtime.GOARCH }
+
+// Default fills in what the recipe leaves open and brings what it says into its normal form: image references become full names,
+// host paths lose their detours, file modes get four digits. What is invalid stays as it is; Validate reports it.
+//
+//	spec.kubernetes.source     release
+//	spec.base.distro           debian
+//	spec.base.release          12 for debian, 24.04 for ubuntu
+//	spec.base.from             image
+//	spec.base.image            the distribution's official image (only with from: image)
+//	spec.cri.name              containerd
+//	spec.cri.version           DefaultContainerdVersion (only for containerd)
+//	spec.cni.name              flannel
+//	spec.preload.controlPlane  true
+//	spec.preload.engine        auto
+//	spec.platforms             HostPlatform
+//
+// Default changes nothing in a recipe that it was called on before.
+func (r *Recipe) Default() {
+	s := &r.Spec
+	setDefault(&s.Kubernetes.Source, SourceRelease)
+	setDefault(&s.Base.Distro, "debian")
+	if distro, ok := FindDistro(s.Base.Distro, ""); ok {
+		setDefault(&s.Base.Release, distro.Release)
+	}
+	setDefault(&s.Base.From, FromImage)
+	if distro, ok := FindDistro(s.Base.Distro, s.Base.Release); ok && s.Base.From == FromImage {
+		setDefault(&s.Base.Image, distro.Image)
+	}
+	setDefault(&s.CRI.Name, CRIContainerd)
+	if s.CRI.Name == CRIContainerd {
+		setDefault(&s.CRI.Version, DefaultContainerdVersion)
+	}
+	setDefault(&s.CNI.Name, CNIFlannel)
+	if s.Preload.ControlPlane == nil {
+		s.Preload.ControlPlane = new(true)
+	}
+	setDefault(&s.Preload.Engine, EngineAuto)
+	if len(s.Platforms) == 0 {
+		s.Platforms = []string{HostPlatform()}
+	}
+	s.normalize()
+}
+
+func setDefault[T ~string](field *T, value T) {
+	if *field == "" {
+		*field = value
+	}
+}
+
+// normalize gives equal meanings equal spellings, so that they get equal digests.
+func (s *Spec) normalize() {
+	normalizeReference(&s.Base.Image)
+	for i := range s.Preload.Images {
+		image := &s.Preload.Images[i]
+		normalizeReference(&image.Registry)
+		normalizeReference(&image.Docker)
+		normalizePath(&image.Archive)
+		normalizePath(&image.Layout)
+	}
+	for i := range s.Files {
+		normalizePath(&s.Files[i].Source)
+		if len(s.Files[i].Mode) == 3 {
+			s.Files[i].Mode = "0" + s.Files[i].Mode
+		}
+	}
+	for i := range s.CACertificates {
+		normalizePath(&s.CACertificates[i])
+	}
+	for host, prefix := range s.Mirrors {
+		s.Mirrors[host] = strings.TrimRight(prefix, "/")
+	}
+}
+
+func normalizeReference(field *string) {
+	if full, err := NormalizeReference(*field); err == nil {
+		*field = full
+	}
+}
+
+func normalizePath(field *string) {
+	if *field != "" {
+		*field = filepath.Clean(*field)
+	}
+}

@@ -1,0 +1,263 @@
+package recipes
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	yamlv3 "gopkg.in/yaml.v3"
+	"sigs.k8s.io/yaml"
+)
+
+// MaxSize is the largest recipe file that Load reads, in bytes. Recipes are written by hand; what is larger is some other file.
+const MaxSize = 1 << 20
+
+// Document is one recipe of a file, complete with its defaults, and where its fields stand.
+type Document struct {
+	// File is the recipe's file as the user named it, or "<stdin>".
+	File string
+	// Dir is the directory that the recipe's relative host paths start from.
+	Dir string
+	// Recipe is defaulted, normalised and valid.
+	Recipe Recipe
+
+	positions map[string]position
+}
+
+// position counts lines and columns from 1.
+type position struct{ line, column int }
+
+// Position returns where a field stands in File, counted from 1. The path is written as in Problem.Field, for instance
+// "spec.preload.images[2]" or "spec.mirrors[registry.k8s.io]". A field that the file does not hold, because it was defaulted, is
+// where its nearest enclosing field is; the empty path is the start of the document.
+func (d *Document) Position(fieldPath string) (line, column int) {
+	for {
+		if p, ok := d.positions[fieldPath]; ok {
+			return p.line, p.column
+		}
+		if fieldPath == "" {
+			return 1, 1
+		}
+		fieldPath = parentPath(fieldPath)
+	}
+}
+
+// parentPath drops the last step of a field path. Map keys may hold dots, so a bracket counts as a whole.
+func parentPath(path string) string {
+	if strings.HasSuffix(path, "]") {
+		if i := strings.LastIndexByte(path, '['); i >= 0 {
+			return path[:i]
+		}
+	}
+	if i := strings.LastIndexByte(path, '.'); i >= 0 {
+		return path[:i]
+	}
+	return ""
+}
+
+// Problem describes a mistake in the field, for NewInputError.
+func (d *Document) Problem(fieldPath, format string, args ...any) Problem {
+	line, column := d.Position(fieldPath)
+	return Problem{File: d.File, Line: line, Column: column, Field: fieldPath, Message: fmt.Sprintf(format, args...)}
+}
+
+// HostPath returns the host path that the recipe names: relative ones start from the recipe's directory.
+func (d *Document) HostPath(name string) string { return hostPath(d.Dir, name) }
+
+func hostPath(dir, name string) string {
+	if filepath.IsAbs(name) {
+		return filepath.Clean(name)
+	}
+	return filepath.Join(dir, name)
+}
+
+// Load reads the recipes in the file at path, or in stdin when path is "-" (relative host paths then start from the working
+// directory). A file holds one or several YAML documents. The recipes come back with defaults filled in and valid.
+//
+// Everything that is wrong with the input, a missing file included, comes back at once as one *InputError.
+func Load(path string, stdin io.Reader) ([]*Document, error) {
+	file, dir := path, filepath.Dir(path)
+	if path == "-" {
+		file, dir = "<stdin>", "."
+	}
+	text, err := readLimited(path, stdin)
+	if err != nil {
+		return nil, err
+	}
+	var documents []*Document
+	var problems []Problem
+	names := map[string]int{}
+	for _, p := range split(text) {
+		document, found := parse(file, dir, p)
+		problems = append(problems, found...)
+		if document == nil {
+			continue
+		}
+		documents = append(documents, document)
+		name := document.Recipe.Metadata.Name
+		line, _ := document.Position("metadata.name")
+		if first, taken := names[name]; taken && name != "" {
+			problems = append(problems, document.Problem("metadata.name",
+				"found %s again, first used in line %d; every recipe of a file needs its own name", quote(name), first))
+		} else {
+			names[name] = line
+		}
+	}
+	if len(documents) == 0 && len(problems) == 0 {
+		problems = append(problems, Problem{File: file, Line: 1, Column: 1,
+			Message: "holds no recipe; write one with \"nodeimg init\""})
+	}
+	if len(problems) > 0 {
+		return nil, NewInputError(problems...)
+	}
+	return documents, nil
+}
+
+// readLimited returns the whole file, at most MaxSize bytes of it.
+func readLimited(path string, stdin io.Reader) ([]byte, error) {
+	r, name := stdin, "<stdin>"
+	if path != "-" {
+		name = path
+		f, err := os.Open(path)
+		if err != nil {
+			var cause *os.PathError
+			if errors.As(err, &cause) {
+				err = cause.Err
+			}
+			return nil, NewInputError(Problem{File: name, Message: fmt.Sprintf("reading recipe: %v", err)})
+		}
+		defer f.Close()
+		if info, err := f.Stat(); err == nil && info.IsDir() {
+			return nil, NewInputError(Problem{File: name, Message: "reading recipe: is a directory, expected a YAML file"})
+		}
+		r = f
+	}
+	text, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reading recipe %s: %w", name, err)
+	case len(text) > MaxSize:
+		return nil, NewInputError(Problem{File: name, Message: fmt.Sprintf("is larger than %d bytes, which no recipe is", MaxSize)})
+	case !utf8.Valid(text):
+		return nil, NewInputError(Problem{File: name, Message: "is not UTF-8 text, expected a YAML file"})
+	}
+	return bytes.TrimPrefix(text, []byte("\ufeff")), nil
+}
+
+// part is the text of one YAML document and the number of lines of the file before it.
+type part struct {
+	text   []byte
+	offset int
+}
+
+// documentStart is the marker before a document. YAML allows it at the start of a line nowhere else, block scalars included
+// (YAML 1.2.2, 9.1.2), so the text can be cut there without parsing it.
+var documentStart = regexp.MustCompile(`(?m)^---(?:[ \t\r]|$)`)
+
+// split cuts a file into its documents, the markers included.
+func split(text []byte) []part {
+	var parts []part
+	start := 0
+	for _, match := range documentStart.FindAllIndex(text, -1) {
+		if match[0] > start {
+			parts = append(parts, part{text[start:match[0]], bytes.Count(text[:start], []byte("\n"))})
+		}
+		start = match[0]
+	}
+	return append(parts, part{text[start:], bytes.Count(text[:start], []byte("\n"))})
+}
+
+// parse reads one document. It returns no document when the text is not a recipe at all or holds nothing but comments. Mistakes in
+// its structure do not keep the rest of it from being validated.
+func parse(file, dir string, p part) (*Document, []Problem) {
+	var root, more yamlv3.Node
+	decoder := yamlv3.NewDecoder(bytes.NewReader(p.text))
+	if err := decoder.Decode(&root); errors.Is(err, io.EOF) {
+		return nil, nil
+	} else if err != nil {
+		return nil, []Problem{syntaxProblem(file, p, err)}
+	}
+	if err := decoder.Decode(&more); !errors.Is(err, io.EOF) {
+		return nil, []Problem{{File: file, Line: p.offset + max(1, more.Line), Column: max(1, more.Column),
+			Message: "found text after the end of the document (\"...\"); start another document with \"---\""}}
+	}
+	node := root.Content[0]
+	if node.Kind == yamlv3.ScalarNode && node.ShortTag() == "!!null" {
+		return nil, nil
+	}
+
+	w := &walker{file: file, offset: p.offset, positions: map[string]position{}}
+	if !w.isRecipe(node) {
+		return nil, w.problems
+	}
+	pruned, _ := w.walk("", node, nil, reflect.TypeFor[Recipe]())
+	document := &Document{File: file, Dir: dir, positions: w.positions}
+	var err error
+	if len(w.problems) == 0 {
+		err = yaml.UnmarshalStrict(p.text, &document.Recipe)
+	} else {
+		err = decodePruned(pruned, &document.Recipe)
+	}
+	if err != nil {
+		return nil, append(w.problems, Problem{File: file, Line: p.offset + 1, Column: 1, Message: fmt.Sprintf("decoding recipe: %v", err)})
+	}
+
+	document.Recipe.Default()
+	for _, found := range document.Recipe.check(dir) {
+		// What is known to be broken or missing was reported where it stands.
+		if !w.reported(found.Field) {
+			w.problems = append(w.problems, document.Problem(found.Field, "%s", found.Message))
+		}
+	}
+	return document, w.problems
+}
+
+// decodePruned decodes what is left of a document whose structure has mistakes, so that the values in it can be checked as well.
+func decodePruned(pruned any, recipe *Recipe) error {
+	text, err := json.Marshal(pruned)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, recipe)
+}
+
+// yaml.v3 reports positions only inside its messages, and some mistakes without any.
+var (
+	syntaxLine    = regexp.MustCompile(`^yaml: line (\d+): `)
+	unknownAnchor = regexp.MustCompile(`unknown anchor '(.*)' referenced`)
+)
+
+// syntaxProblem turns yaml.v3's error into a problem at the line it names.
+func syntaxProblem(file string, p part, err error) Problem {
+	lines := strings.Split(string(p.text), "\n")
+	message, line := err.Error(), 1
+	if match := syntaxLine.FindStringSubmatch(message); match != nil {
+		line, _ = strconv.Atoi(match[1])
+		message = message[len(match[0]):]
+	} else if match := unknownAnchor.FindStringSubmatch(message); match != nil {
+		for i, text := range lines {
+			if strings.Contains(text, "*"+match[1]) {
+				line = i + 1
+				break
+			}
+		}
+	}
+	line = min(max(line, 1), len(lines))
+	text := lines[line-1]
+	content := strings.TrimLeft(text, " \t")
+	hint := ""
+	if strings.Contains(text[:len(text)-len(content)], "\t") {
+		hint = "; indent with spaces, YAML does not allow tabs"
+	}
+	return Problem{File: file, Line: p.offset + line, Column: 1 + len(text) - len(content),
+		Message: fmt.Sprintf("found %s, which is not valid YAML: %s%s", quote(strings.TrimSpace(text)), strings.TrimPrefix(message, "yaml: "), hint)}
+}

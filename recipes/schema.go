@@ -1,0 +1,15 @@
+package recipes
+
+import (
+	"bytes"
+	_ "embed"
+)
+
+//go:generate go run ./internal/schemagen -o schema.json
+
+//go:embed schema.json
+var schema []byte
+
+// Schema returns the JSON Schema (draft 2020-12) of recipes, with the types' comments as descriptions, for editors. It is generated
+// from the Go types; whatever the schema accepts, Load may still refuse for reasons that a schema cannot express.
+func Schema() []byte { return bytes.Clone(schema) }

@@ -1,0 +1,48 @@
+package recipes
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/agext/levenshtein"
+)
+
+// nearest returns the candidate that a person who wrote word most likely meant, or "".
+func nearest(word string, candidates []string) string {
+	best, least := "", 0
+	for _, c := range candidates {
+		distance := levenshtein.Distance(strings.ToLower(word), strings.ToLower(c), nil)
+		// A third of the letters may differ: more than that is another word, not a slip.
+		allowed := max(1, utf8.RuneCountInString(c)/3)
+		if distance <= allowed && (best == "" || distance < least) {
+			best, least = c, distance
+		}
+	}
+	return best
+}
+
+// didYouMean returns "; did you mean X?" for a near miss, else "".
+func didYouMean(word string, candidates []string) string {
+	if c := nearest(word, candidates); c != "" && c != word {
+		return fmt.Sprintf("; did you mean %s?", c)
+	}
+	return ""
+}
+
+// quote renders what the user wrote for an error message: quoted, in one line, shortened when long.
+func quote(s string) string {
+	const limit = 80
+	if utf8.RuneCountInString(s) > limit {
+		s = string([]rune(s)[:limit]) + "…"
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+// oneOf renders the values that a field accepts, for instance "debian or ubuntu".
+func oneOf(values []string) string {
+	if len(values) == 1 {
+		return values[0]
+	}
+	return strings.Join(values[:len(values)-1], ", ") + " or " + values[len(values)-1]
+}

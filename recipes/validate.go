@@ -1,0 +1,227 @@
+package recipes
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+// Validate checks a defaulted recipe whose relative host paths start from dir. All mistakes come back at once as an *InputError whose
+// problems have fields but no positions; Load, which knows them, adds those.
+func (r *Recipe) Validate(dir string) error {
+	if problems := r.check(dir); len(problems) > 0 {
+		return NewInputError(problems...)
+	}
+	return nil
+}
+
+// checks is everything that Validate looks at. Each check reports on its own fields and trusts that others report on theirs.
+var checks = []func(*checker){
+	checkMirrors, // Before the checks that quote what they find: it knows about passwords.
+	checkEnums,
+	checkText,
+	checkName,
+	checkKubernetesVersion,
+	checkBase,
+	checkCRIVersion,
+	checkVersionPair,
+	checkEngine,
+	checkImages,
+	checkPackages,
+	checkFiles,
+	checkRun,
+	checkCACertificates,
+	checkPlatforms,
+	checkLimits,
+}
+
+// checker carries one validation through the checks.
+type checker struct {
+	*Spec
+	recipe   *Recipe
+	dir      string
+	problems []Problem
+}
+
+func (r *Recipe) check(dir string) []Problem {
+	c := &checker{Spec: &r.Spec, recipe: r, dir: dir}
+	for _, check := range checks {
+		check(c)
+	}
+	return c.problems
+}
+
+// report adds a problem unless the field has one: the first check to find fault says what matters.
+func (c *checker) report(field, format string, args ...any) {
+	if !slices.ContainsFunc(c.problems, func(p Problem) bool { return p.Field == field }) {
+		c.problems = append(c.problems, Problem{Field: field, Message: fmt.Sprintf(format, args...)})
+	}
+}
+
+// eachString visits every string in a recipe value with its field path and, where it is a struct field, the field's description.
+func eachString(path string, v reflect.Value, field schemaField, visit func(path, value string, field schemaField)) {
+	switch v.Kind() {
+	case reflect.String:
+		visit(path, v.String(), field)
+	case reflect.Struct:
+		for i, f := range fieldsOf(v.Type()) {
+			eachString(join(path, f.name), v.Field(i), f, visit)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			eachString(fmt.Sprintf("%s[%d]", path, i), v.Index(i), field, visit)
+		}
+	case reflect.Map:
+		for _, key := range v.MapKeys() {
+			entry := path + "[" + key.String() + "]"
+			visit(entry, key.String(), schemaField{})
+			eachString(entry, v.MapIndex(key), schemaField{}, visit)
+		}
+	}
+}
+
+// checkEnums compares fields of few values with the values that their type's tags list.
+func checkEnums(c *checker) {
+	eachString("", reflect.ValueOf(*c.recipe), schemaField{}, func(path, value string, field schemaField) {
+		if len(field.enum) > 0 && !slices.Contains(field.enum, value) {
+			suggestion := ""
+			if len(field.enum) > 1 {
+				suggestion = didYouMean(value, field.enum)
+			}
+			c.report(path, "found %s, expected %s%s", quote(value), oneOf(field.enum), suggestion)
+		}
+	})
+}
+
+// checkText refuses control characters: all fields but run end up in places where a line break would start something else.
+func checkText(c *checker) {
+	eachString("", reflect.ValueOf(*c.recipe), schemaField{}, func(path, value string, _ schemaField) {
+		allowed := ""
+		if strings.HasPrefix(path, "spec.run[") {
+			allowed = "\n\t"
+		}
+		for _, r := range value {
+			if unicode.IsControl(r) && !strings.ContainsRune(allowed, r) {
+				c.report(path, "found %s, expected text without control characters such as %q", quote(value), r)
+				return
+			}
+		}
+	})
+}
+
+func checkName(c *checker) {
+	const field = "metadata.name"
+	if name := c.recipe.Metadata.Name; !isDNSLabel(name) {
+		suggestion := ""
+		if fixed := strings.Trim(strings.NewReplacer("_", "-", ".", "-", " ", "-").Replace(strings.ToLower(name)), "-"); isDNSLabel(fixed) {
+			suggestion = fmt.Sprintf("; did you mean %s?", fixed)
+		}
+		c.report(field, "found %s, expected at most 63 lower-case letters, digits and dashes, such as k8s-node%s", quote(name), suggestion)
+	}
+}
+
+// isDNSLabel implements RFC 1123's label, as Kubernetes names do.
+func isDNSLabel(s string) bool {
+	notIn := func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' }
+	return s != "" && len(s) <= 63 && !strings.ContainsFunc(s, notIn) && s[0] != '-' && s[len(s)-1] != '-'
+}
+
+func checkBase(c *checker) {
+	base := c.Base
+	if base.From == FromPackages && base.Image != "" {
+		c.report("spec.base.image", "found %s together with from: packages, which bootstraps the distribution without an image; "+
+			"remove one of them", quote(base.Image))
+	} else if base.Image != "" {
+		if _, err := NormalizeReference(base.Image); err != nil {
+			c.report("spec.base.image", "%v", err)
+		}
+	}
+	if _, known := FindDistro(base.Distro, ""); !known {
+		return
+	}
+	if _, known := FindDistro(base.Distro, base.Release); known {
+		return
+	}
+	var releases []string
+	suggestion := ""
+	for _, d := range distros {
+		if d.Name != base.Distro {
+			continue
+		}
+		releases = append(releases, fmt.Sprintf("%q (%s)", d.Release, d.Codename))
+		if nearest(base.Release, []string{d.Codename}) != "" || strings.HasPrefix(base.Release, d.Release+".") {
+			suggestion = fmt.Sprintf("; did you mean %q?", d.Release)
+		}
+	}
+	c.report("spec.base.release", "found %s, expected a release of %s: %s%s", quote(base.Release), base.Distro, oneOf(releases), suggestion)
+}
+
+// engineRuntimes says which runtimes each engine can fill: inner lets containerd or dockerd pull (design §5), CRI-O has no daemon of its
+// own that pulls without a kubelet; direct writes stores that are plain files and small databases, which dockerd's is not.
+var engineRuntimes = map[Engine][]CRIName{
+	EngineInner:  {CRIContainerd, CRIDocker},
+	EngineDirect: {CRIContainerd, CRICRIO},
+}
+
+func checkEngine(c *checker) {
+	engine, cri := c.Preload.Engine, c.CRI.Name
+	served, known := engineRuntimes[engine]
+	if !known || slices.Contains(served, cri) || !slices.Contains([]CRIName{CRIContainerd, CRIDocker, CRICRIO}, cri) {
+		return
+	}
+	names := make([]string, len(served))
+	for i, s := range served {
+		names[i] = string(s)
+	}
+	c.report("spec.preload.engine", "found %s, which cannot serve cri %s but %s; expected auto", engine, cri, oneOf(names))
+}
+
+func checkRun(c *checker) {
+	for i, line := range c.Run {
+		if strings.TrimSpace(line) == "" {
+			c.report(fmt.Sprintf("spec.run[%d]", i), "found an empty line, expected a shell command")
+		}
+	}
+}
+
+func checkPlatforms(c *checker) {
+	reportRepeated(c, "spec.platforms", c.Platforms)
+}
+
+// reportRepeated reports each value of a list that stands in it before.
+func reportRepeated(c *checker, path string, values []string) {
+	for i, v := range values {
+		if first := slices.Index(values, v); v != "" && first < i {
+			c.report(fmt.Sprintf("%s[%d]", path, i), "found %s again, it is already %s[%d]; remove one of them", quote(v), path, first)
+		}
+	}
+}
+
+// limit is a value that the recipe format has and this version of nodeimg cannot build yet.
+type limit struct {
+	field   string
+	value   func(*Spec) string
+	missing []string
+	now     string
+}
+
+// limits is honest about what this version does not do: better an error now than an image that lacks what it promises.
+var limits = []limit{
+	{"spec.cri.name", func(s *Spec) string { return string(s.CRI.Name) }, []string{"docker", "crio"}, "containerd"},
+	{"spec.cni.name", func(s *Spec) string { return string(s.CNI.Name) }, []string{"kindnet", "calico"}, "flannel or none"},
+	{"spec.preload.engine", func(s *Spec) string { return string(s.Preload.Engine) }, []string{"direct"}, "auto or inner"},
+}
+
+func checkLimits(c *checker) {
+	for _, l := range limits {
+		if v := l.value(c.Spec); slices.Contains(l.missing, v) {
+			c.report(l.field, "found %s, which this version of nodeimg cannot build yet; what works now is %s", v, l.now)
+		}
+	}
+	if len(c.Platforms) > 1 {
+		c.report("spec.platforms", "found %d platforms, but this version of nodeimg builds one at a time; "+
+			"write one recipe for each", len(c.Platforms))
+	}
+}

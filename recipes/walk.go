@@ -1,0 +1,321 @@
+package recipes
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	yamlv3 "gopkg.in/yaml.v3"
+)
+
+// walker compares a YAML tree with the Go type it is meant for. The decoder would accept too much (an unquoted 1.30 becomes the
+// string "1.3", the key n becomes false) and says too little (no lines for unknown fields), so the walker looks at the nodes, which
+// know how each scalar was written. It collects all problems, where every field stands, and what remains without the mistakes.
+type walker struct {
+	file      string
+	offset    int
+	positions map[string]position
+	problems  []Problem
+}
+
+// expectations says what belongs into the fields that must be there, for the message that they are missing.
+var expectations = map[string]string{
+	"apiVersion":              APIVersion,
+	"kind":                    Kind,
+	"metadata":                "a mapping with the field name",
+	"metadata.name":           "a short name such as k8s-node",
+	"spec":                    "a mapping with at least the field kubernetes",
+	"spec.kubernetes":         "a mapping with the field version",
+	"spec.kubernetes.version": "a full version such as v1.34.10",
+	"source":                  "a file or directory on the host",
+	"target":                  "an absolute path in the node",
+}
+
+// isRecipe tells whether the document means to be a recipe. If it is some other kind of thing, that is the one problem it has.
+func (w *walker) isRecipe(node *yamlv3.Node) bool {
+	w.positions[""] = w.at(node)
+	if node.Kind != yamlv3.MappingNode {
+		w.report(node, "", "found %s, expected a recipe: a mapping with apiVersion %s and kind %s", describe(node), APIVersion, Kind)
+		return false
+	}
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		key, value := node.Content[i], node.Content[i+1]
+		if key.Value == "kind" && value.Kind == yamlv3.ScalarNode && value.ShortTag() == "!!str" && nearest(value.Value, []string{Kind}) == "" {
+			w.report(value, "kind", "found %s, expected %s", quote(value.Value), Kind)
+			return false
+		}
+	}
+	return true
+}
+
+func (w *walker) at(node *yamlv3.Node) position {
+	return position{w.offset + max(1, node.Line), max(1, node.Column)}
+}
+
+func (w *walker) report(node *yamlv3.Node, path, format string, args ...any) {
+	at := w.at(node)
+	w.problems = append(w.problems, Problem{File: w.file, Line: at.line, Column: at.column, Field: path, Message: fmt.Sprintf(format, args...)})
+}
+
+// reported tells whether there is a problem with the field, with one that encloses it or with one inside it.
+func (w *walker) reported(path string) bool {
+	return slices.ContainsFunc(w.problems, func(p Problem) bool {
+		return p.Field == path || within(p.Field, path) || within(path, p.Field)
+	})
+}
+
+// within tells whether the field path inner lies inside outer.
+func within(inner, outer string) bool {
+	rest, ok := strings.CutPrefix(inner, outer)
+	return ok && rest != "" && (outer == "" || rest[0] == '.' || rest[0] == '[')
+}
+
+// walk compares node with the type and returns what is usable of it; ok is false when nothing is. The key is nil in lists and at the
+// top; it is where a collection is said to stand, since the collection itself begins with its first element.
+func (w *walker) walk(path string, node, key *yamlv3.Node, t reflect.Type) (value any, ok bool) {
+	at := node
+	if node.Kind == yamlv3.AliasNode {
+		node = node.Alias
+	}
+	if key != nil && node.Kind != yamlv3.ScalarNode {
+		at = key
+	}
+	w.positions[path] = w.at(at)
+
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if isNull(node) {
+		w.report(at, path, "has no value, expected %s; give one or remove the line", expected(t))
+		return nil, false
+	}
+	if t == imageSourceType && node.Kind == yamlv3.ScalarNode {
+		t = stringType
+	}
+	switch {
+	case t.Kind() == reflect.Struct && node.Kind == yamlv3.MappingNode:
+		return w.walkStruct(path, at, node, t), true
+	case t.Kind() == reflect.Map && node.Kind == yamlv3.MappingNode:
+		return w.walkMap(path, node, t), true
+	case t.Kind() == reflect.Slice && node.Kind == yamlv3.SequenceNode:
+		list := make([]any, len(node.Content))
+		for i, item := range node.Content {
+			element, ok := w.walk(fmt.Sprintf("%s[%d]", path, i), item, nil, t.Elem())
+			if !ok { // A placeholder keeps the indexes of the others right.
+				element = reflect.Zero(t.Elem()).Interface()
+			}
+			list[i] = element
+		}
+		return list, true
+	case t.Kind() == reflect.String && node.Kind == yamlv3.ScalarNode:
+		return w.walkString(path, at, node)
+	case t.Kind() == reflect.Bool && node.Kind == yamlv3.ScalarNode && node.ShortTag() == "!!bool":
+		return strings.EqualFold(node.Value, "true"), true
+	}
+	w.report(at, path, "found %s, expected %s", describe(node), expected(t))
+	return nil, false
+}
+
+var (
+	imageSourceType = reflect.TypeFor[ImageSource]()
+	stringType      = reflect.TypeFor[string]()
+)
+
+func (w *walker) walkStruct(path string, at, node *yamlv3.Node, t reflect.Type) map[string]any {
+	fields := fieldsOf(t)
+	known := make([]string, len(fields))
+	for i, f := range fields {
+		known[i] = f.name
+	}
+	result := map[string]any{}
+	meant := map[string]bool{}
+	w.eachPair(path, node, func(name string, key, value *yamlv3.Node) {
+		i := slices.Index(known, name)
+		if i < 0 {
+			guess := nearest(name, known)
+			meant[guess] = true
+			w.report(key, join(path, name), "unknown field, expected %s%s", oneOf(known), elsewhere(name, guess, known))
+			return
+		}
+		if v, ok := w.walk(join(path, name), value, key, fields[i].field.Type); ok {
+			result[name] = v
+		}
+	})
+	for _, f := range fields {
+		child := join(path, f.name)
+		if _, present := w.positions[child]; f.required && !present && !meant[f.name] {
+			expectation := expectations[child]
+			if expectation == "" {
+				expectation = expectations[f.name]
+			}
+			w.report(at, child, "is missing, expected %s", expectation)
+		}
+	}
+	return result
+}
+
+func (w *walker) walkMap(path string, node *yamlv3.Node, t reflect.Type) map[string]any {
+	result := map[string]any{}
+	w.eachPair(path, node, func(name string, key, value *yamlv3.Node) {
+		if v, ok := w.walk(path+"["+name+"]", value, key, t.Elem()); ok {
+			result[name] = v
+		}
+	})
+	return result
+}
+
+// eachPair calls f for every key of a mapping that is a string and no repetition.
+func (w *walker) eachPair(path string, node *yamlv3.Node, f func(name string, key, value *yamlv3.Node)) {
+	lines := map[string]int{}
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		key, value := node.Content[i], node.Content[i+1]
+		if key.Kind == yamlv3.AliasNode || key.Kind != yamlv3.ScalarNode {
+			w.report(key, path, "found %s as a key, expected a name", describe(key))
+			continue
+		}
+		if key.ShortTag() == "!!merge" {
+			w.report(key, path, "found the merge key <<, which recipes do not have; write the fields out")
+			continue
+		}
+		if key.ShortTag() != "!!str" || isBoolWord(key) {
+			w.report(key, join(path, key.Value), "found %s as a key, expected a string: put it in quotes, %q", describe(key), key.Value)
+			continue
+		}
+		if first, again := lines[key.Value]; again {
+			w.report(key, join(path, key.Value), "found twice, first in line %d; keep one of them", first)
+			continue
+		}
+		lines[key.Value] = w.at(key).line
+		f(key.Value, key, value)
+	}
+}
+
+func (w *walker) walkString(path string, at, node *yamlv3.Node) (any, bool) {
+	if node.ShortTag() == "!!str" && !isBoolWord(node) {
+		return node.Value, true
+	}
+	w.report(at, path, "found %s, expected a string: put it in quotes, %q", describe(node), node.Value)
+	return nil, false
+}
+
+// boolWords are the plain words that YAML 1.1 (the decoder's dialect) takes for true and false and YAML 1.2 for text.
+var boolWords = []string{"y", "n", "yes", "no", "on", "off", "true", "false"}
+
+func isBoolWord(node *yamlv3.Node) bool {
+	plain := node.Style&(yamlv3.DoubleQuotedStyle|yamlv3.SingleQuotedStyle|yamlv3.LiteralStyle|yamlv3.FoldedStyle|yamlv3.TaggedStyle) == 0
+	return plain && slices.Contains(boolWords, strings.ToLower(node.Value))
+}
+
+func isNull(node *yamlv3.Node) bool {
+	return node.Kind == yamlv3.ScalarNode && node.ShortTag() == "!!null"
+}
+
+// describe says what a node is, as a person would.
+func describe(node *yamlv3.Node) string {
+	switch node.Kind {
+	case yamlv3.MappingNode:
+		return "a mapping"
+	case yamlv3.SequenceNode:
+		return "a list"
+	case yamlv3.AliasNode:
+		return "an alias"
+	}
+	switch tag := node.ShortTag(); {
+	case isBoolWord(node) || tag == "!!bool":
+		return fmt.Sprintf("the truth value %s", node.Value)
+	case tag == "!!int" || tag == "!!float":
+		return fmt.Sprintf("the number %s", node.Value)
+	case tag == "!!timestamp":
+		return fmt.Sprintf("the date %s", node.Value)
+	case tag == "!!null":
+		return "nothing"
+	case tag == "!!str":
+		return quote(node.Value)
+	default:
+		return fmt.Sprintf("%s with the tag %s", quote(node.Value), tag)
+	}
+}
+
+// expected names the YAML that the type wants.
+func expected(t reflect.Type) string {
+	switch {
+	case t == imageSourceType:
+		return "an image reference or a mapping with one of registry, archive, docker or layout"
+	case t.Kind() == reflect.Slice && (t.Elem().Kind() == reflect.String):
+		return "a list of strings"
+	case t.Kind() == reflect.Slice:
+		return "a list"
+	case t.Kind() == reflect.Map:
+		return "a mapping of strings to strings"
+	case t.Kind() == reflect.Struct:
+		names := make([]string, 0, t.NumField())
+		for _, f := range fieldsOf(t) {
+			names = append(names, f.name)
+		}
+		return "a mapping with the fields " + strings.Join(names, ", ")
+	case t.Kind() == reflect.Bool:
+		return "true or false"
+	default:
+		return "a string"
+	}
+}
+
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}
+
+// schemaField is one field of a recipe type as its tags describe it.
+type schemaField struct {
+	name     string
+	required bool
+	enum     []string
+	field    reflect.StructField
+}
+
+// fieldsOf lists a type's fields in order.
+func fieldsOf(t reflect.Type) []schemaField {
+	var fields []schemaField
+	for f := range t.Fields() {
+		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		s := schemaField{name: name, required: options == "" && t != imageSourceType, field: f}
+		for keyword := range strings.SplitSeq(f.Tag.Get("jsonschema"), ",") {
+			if v, ok := strings.CutPrefix(keyword, "enum="); ok {
+				s.enum = append(s.enum, v)
+			}
+		}
+		fields = append(fields, s)
+	}
+	return fields
+}
+
+// elsewhere guesses what an unknown field was meant to be: a near miss, or a field that belongs to another place.
+func elsewhere(name, guess string, siblings []string) string {
+	if guess != "" {
+		return didYouMean(name, siblings)
+	}
+	var places []string
+	var search func(path string, t reflect.Type)
+	search = func(path string, t reflect.Type) {
+		if t.Kind() == reflect.Slice {
+			path, t = path+"[]", t.Elem()
+		}
+		if t.Kind() != reflect.Struct {
+			return
+		}
+		for _, f := range fieldsOf(t) {
+			if f.name == name {
+				places = append(places, path)
+			}
+			search(join(path, f.name), f.field.Type)
+		}
+	}
+	search("", reflect.TypeFor[Recipe]())
+	if len(places) == 0 || len(places) > 2 || slices.Contains(places, "") {
+		return ""
+	}
+	return fmt.Sprintf("; %s belongs to %s", name, strings.Join(places, " or "))
+}
