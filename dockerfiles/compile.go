@@ -32,7 +32,7 @@ const (
 // Where build steps see the build scripts and the broker. Below /run, because BuildKit leaves empty mount points in the layer and /run
 // is covered by a tmpfs in a running node.
 const (
-	stepScripts  = "/run/nodeimg/build"
+	stepDir      = "/run/nodeimg"
 	stepPackages = "/run/nodeimg/packages"
 	stepBroker   = "/run/nodeimg/broker.sock"
 )
@@ -136,8 +136,7 @@ func Compile(recipe recipes.Recipe, lock recipes.Lock, preload Preload) (*Result
 			w.add(imageField(recipe, image), pullStage(stage, image))
 		}
 	}
-	w.add("spec", fmt.Sprintf("FROM runtime AS node\nCOPY --from=%s / /\nARG SOURCE_DATE_EPOCH\nRUN --network=none --mount=type=bind,from=%s,target=%s [\"%s/setup.sh\"]\n",
-		contextNode, contextBuild, stepScripts, stepScripts))
+	w.add("spec", fmt.Sprintf("FROM runtime AS node\nCOPY --from=%s / /\n%s", contextNode, step("setup.sh", nil)))
 	if len(lock.Files) > 0 {
 		w.add("spec.files", fmt.Sprintf("COPY --from=%s / /\n", contextFiles))
 		contexts = append(contexts, Context{Name: contextFiles, Files: userFiles(lock.Files)})
@@ -200,14 +199,31 @@ var families = map[string]family{
 	"ubuntu": {install: installApt},
 }
 
+// step is a build step without network that runs one of the scripts of node/build. Only that script is mounted, so that a change to
+// another one does not run this step again.
+func step(script string, mounts []string, arguments ...string) string {
+	target := stepDir + "/" + script
+	mounts = append([]string{fmt.Sprintf("type=bind,from=%s,source=%s,target=%s", contextBuild, script, target)}, mounts...)
+	var b strings.Builder
+	b.WriteString("ARG SOURCE_DATE_EPOCH\nRUN --network=none \\\n")
+	for _, mount := range mounts {
+		fmt.Fprintf(&b, "    --mount=%s \\\n", mount)
+	}
+	fmt.Fprintf(&b, "    [%q", target)
+	for _, argument := range arguments {
+		fmt.Fprintf(&b, ", %q", argument)
+	}
+	b.WriteString("]\n")
+	return b.String()
+}
+
 func installApt() string {
-	return fmt.Sprintf("ARG SOURCE_DATE_EPOCH\nRUN --network=none --mount=type=bind,from=%s,target=%s --mount=type=bind,from=%s,target=%s \\\n    [\"%s/install-packages.sh\", \"%s\"]\n",
-		contextBuild, stepScripts, contextPackages, stepPackages, stepScripts, stepPackages)
+	return step("install-packages.sh", []string{fmt.Sprintf("type=bind,from=%s,target=%s", contextPackages, stepPackages)}, stepPackages)
 }
 
 func pullStage(stage string, image recipes.LockedImage) string {
-	return fmt.Sprintf("FROM runtime AS %s\nARG SOURCE_DATE_EPOCH\nRUN --network=none --mount=type=bind,from=%s,target=%s \\\n    --mount=type=ssh,id=%s,target=%s,mode=0666,required=true \\\n    [\"%s/pull.sh\", %q, %q, %q]\n",
-		stage, contextBuild, stepScripts, BrokerSocket, stepBroker, stepScripts, image.Reference, image.Platform, image.Digest)
+	broker := fmt.Sprintf("type=ssh,id=%s,target=%s,mode=0666,required=true", BrokerSocket, stepBroker)
+	return fmt.Sprintf("FROM runtime AS %s\n%s", stage, step("pull.sh", []string{broker}, image.Reference, image.Platform, image.Digest))
 }
 
 // runStep is a heredoc, so that a failing line is shown as the user wrote it.

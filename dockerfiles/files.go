@@ -199,11 +199,22 @@ func packageFiles(packages []recipes.LockedPackage) []ContextFile {
 func userFiles(locked []recipes.LockedFile) []ContextFile {
 	var files []ContextFile
 	for _, f := range locked {
-		mode, err := strconv.ParseUint(f.Mode, 8, 12)
-		if err != nil {
-			mode = 0o644
-		}
-		files = append(files, ContextFile{Path: strings.TrimPrefix(f.Target, "/"), Mode: fs.FileMode(mode), Blob: f.Digest, Size: f.Size, Link: f.Link})
+		files = append(files, ContextFile{Path: strings.TrimPrefix(f.Target, "/"), Mode: fileMode(f.Mode), Blob: f.Digest, Size: f.Size, Link: f.Link})
 	}
 	return files
+}
+
+// fileMode turns octal permissions, which the recipe's validation has checked, into Go's bits.
+func fileMode(octal string) fs.FileMode {
+	bits, err := strconv.ParseUint(octal, 8, 12)
+	if err != nil {
+		return 0o644
+	}
+	mode := fs.FileMode(bits & 0o777)
+	for bit, flag := range map[uint64]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
+		if bits&bit != 0 {
+			mode |= flag
+		}
+	}
+	return mode
 }
