@@ -76,7 +76,13 @@ func stepError(rec *recorder, err error) *StepError {
 	for _, source := range errdefs.Sources(err) {
 		for _, r := range source.GetRanges() {
 			start, end := int(r.GetStart().GetLine()), int(r.GetEnd().GetLine())
-			step.Ranges = append(step.Ranges, Range{StartLine: start, EndLine: max(start, end)})
+			end = max(start, end)
+			// BuildKit gives one range per line of an instruction that goes over several.
+			if n := len(step.Ranges); n > 0 && step.Ranges[n-1].EndLine+1 == start {
+				step.Ranges[n-1].EndLine = end
+				continue
+			}
+			step.Ranges = append(step.Ranges, Range{StartLine: start, EndLine: end})
 		}
 	}
 	var vertex *errdefs.VertexError

@@ -161,7 +161,8 @@ func (d *Daemon) start(ctx context.Context, lock *os.File) (_ *running, err erro
 	if err := os.Mkdir(temporary, 0o700); err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(run.owner.SocketDir, 0o700); err != nil {
+	short := temporaryIn(run.owner.SocketDir)
+	if err := os.MkdirAll(short, 0o700); err != nil {
 		return nil, err
 	}
 	socket := filepath.Join(run.owner.SocketDir, "buildkitd.sock")
@@ -180,9 +181,10 @@ func (d *Daemon) start(ctx context.Context, lock *os.File) (_ *running, err erro
 	request, err := json.Marshal(initRequest{
 		Command: []string{d.buildkitd, "--config", configPath},
 		// Nothing else of the environment: a proxy or a tracing endpoint of the caller is none of the steps' business.
-		Environment: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + temporary, "TMPDIR=" + temporary},
+		Environment: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + short, "TMPDIR=" + short},
 		SocketDir:   run.owner.SocketDir,
 		Cgroup:      name,
+		Temporary:   temporary,
 	})
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -35,6 +36,9 @@ type initRequest struct {
 	Environment []string
 	// SocketDir and Cgroup are removed at the end.
 	SocketDir, Cgroup string
+	// Temporary is the folder that the daemon sees as tmp in SocketDir: BuildKit makes a socket in its TMPDIR, so the path has to be
+	// short, and puts files there, so it has to lie on a disk.
+	Temporary string
 }
 
 // initReady is set by Init in every process.
@@ -84,6 +88,10 @@ func runInit(request string) (int, error) {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return 0, fmt.Errorf("mounting /proc: %w", err)
 	}
+	short := temporaryIn(r.SocketDir)
+	if err := unix.Mount(r.Temporary, short, "", unix.MS_BIND, ""); err != nil {
+		return 0, fmt.Errorf("mounting the folder for temporary files: %w", err)
+	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return 0, err
@@ -121,9 +129,14 @@ func runInit(request string) (int, error) {
 	}
 	_ = unix.Kill(-1, unix.SIGKILL)
 	<-all
-	_ = os.RemoveAll(r.SocketDir)
+	if err := unix.Unmount(short, unix.MNT_DETACH); err == nil {
+		_ = os.RemoveAll(r.SocketDir)
+	}
 	return status, removeCgroups(r.Cgroup)
 }
+
+// temporaryIn is the daemon's TMPDIR.
+func temporaryIn(socketDir string) string { return filepath.Join(socketDir, "tmp") }
 
 // reap collects every process of the namespace. It sends the exit status of the process pid and closes all when none is left.
 func reap(pid int) (ended <-chan int, all <-chan struct{}) {

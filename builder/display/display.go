@@ -2,9 +2,11 @@ package display
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"sync"
 
+	"github.com/containerd/log"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/util/progress/progressui"
 
@@ -29,6 +31,10 @@ func New(mode string, w io.Writer) (*Display, error) {
 	screen, err := progressui.NewDisplay(w, progressui.DisplayMode(mode))
 	if err != nil {
 		return nil, recipes.InputErrorf("choosing the progress display %q: %v; expected auto, tty (in a terminal), plain, rawjson or quiet", mode, err)
+	}
+	// BuildKit's client and containerd's stores log through one global logger to the terminal that the screen draws on.
+	if err := log.SetLevel("error"); err != nil {
+		return nil, fmt.Errorf("quieting libraries: %w", err)
 	}
 	d := &Display{
 		drawn:   make(chan struct{}),
