@@ -415,6 +415,17 @@ func TestWriteLayoutRefusesOtherFolders(t *testing.T) {
 	})
 }
 
+// openedLayer tells when it is opened.
+type openedLayer struct {
+	v1.Layer
+	opened func()
+}
+
+func (l openedLayer) Compressed() (io.ReadCloser, error) {
+	l.opened()
+	return l.Layer.Compressed()
+}
+
 func TestCancelLeavesNothing(t *testing.T) {
 	stopped := errors.New("stopped by the user")
 	for name, write := range map[string]func(context.Context, string, v1.Image, []string) error{
@@ -423,14 +434,10 @@ func TestCancelLeavesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			parent := t.TempDir()
 			ctx, cancel := context.WithCancelCause(t.Context())
-			ctx = progress.WithSink(ctx, func(status *client.SolveStatus) {
-				for _, s := range status.Statuses {
-					if s.Current > 0 {
-						cancel(stopped)
-					}
-				}
-			})
-			img := randomImage(t)
+			img, err := mutate.AppendLayers(empty.Image, openedLayer{tarLayer(t, "file", 1000), func() { cancel(stopped) }})
+			if err != nil {
+				t.Fatal(err)
+			}
 			if err := write(ctx, filepath.Join(parent, "node"), img, nil); !errors.Is(err, stopped) {
 				t.Fatalf("want %v, got %v", stopped, err)
 			}
