@@ -1,0 +1,19 @@
+#!/bin/bash
+# Runs go test with the arguments given and fails when a test fails or is skipped: a skipped test proves nothing. One package at a
+# time, since packages start daemons, virtual machines and compilers of their own. The log of every package is printed; go test's
+# own closing lines (ok, FAIL) are repeated at the end.
+set -eu
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+status=0
+go test -v -p 1 -count 1 -timeout 100m "$@" </dev/null 2>&1 | tee "$log" || status=$?
+
+echo
+grep -E '^(ok|FAIL|---|\?)[[:space:]]' "$log" | grep -vE '^--- PASS' || true
+if grep -E '^[[:space:]]*--- SKIP' "$log"; then
+  echo "tests were skipped: none may be, see above" >&2
+  exit 1
+fi
+exit "$status"
