@@ -72,8 +72,8 @@ func (s *Spec) normalize() {
 	}
 	for i := range s.Files {
 		normalizePath(&s.Files[i].Source)
-		if len(s.Files[i].Mode) == 3 {
-			s.Files[i].Mode = "0" + s.Files[i].Mode
+		if mode := &s.Files[i].Mode; len(*mode) == 3 && fileMode.MatchString(*mode) {
+			*mode = "0" + *mode
 		}
 	}
 	for i := range s.CACertificates {

@@ -55,8 +55,8 @@ func NormalizeReference(name string) (string, error) {
 		return "", fmt.Errorf("found %s, expected an image reference such as docker.io/library/nginx:1.29: %w", quote(name), err)
 	}
 	if reference.IsNameOnly(named) {
-		return "", fmt.Errorf("found %s, which has neither tag nor digest; pin one, for instance %s:1.0 "+
-			"(or write %s:latest if you mean the newest)", quote(name), name, name)
+		return "", fmt.Errorf("found %s, which has neither tag nor digest; pin a version (or write %s:latest if you mean whatever is "+
+			"newest at each build)", quote(name), name)
 	}
 	return named.String(), nil
 }

@@ -199,7 +199,10 @@ func parse(file, dir string, p part) (*Document, []Problem) {
 	if !w.isRecipe(node) {
 		return nil, w.problems
 	}
-	pruned, _ := w.walk("", node, nil, reflect.TypeFor[Recipe]())
+	pruned, _ := w.walk("", node, nil, schemaField{typ: reflect.TypeFor[Recipe]()})
+	if w.exhausted(node) {
+		return nil, w.problems
+	}
 	document := &Document{File: file, Dir: dir, positions: w.positions}
 	var err error
 	if len(w.problems) == 0 {
@@ -212,13 +215,14 @@ func parse(file, dir string, p part) (*Document, []Problem) {
 	}
 
 	document.Recipe.Default()
+	problems, broken := w.problems, w.broken()
 	for _, found := range document.Recipe.check(dir) {
 		// What is known to be broken or missing was reported where it stands.
-		if !w.reported(found.Field) {
-			w.problems = append(w.problems, document.Problem(found.Field, "%s", found.Message))
+		if !broken(found.Field) {
+			problems = append(problems, document.Problem(found.Field, "%s", found.Message))
 		}
 	}
-	return document, w.problems
+	return document, problems
 }
 
 // decodePruned decodes what is left of a document whose structure has mistakes, so that the values in it can be checked as well.

@@ -2,6 +2,7 @@ package recipes
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -13,6 +14,9 @@ func nearest(word string, candidates []string) string {
 	best, least := "", 0
 	for _, c := range candidates {
 		distance := levenshtein.Distance(strings.ToLower(word), strings.ToLower(c), nil)
+		if distance == 2 && sortedLetters(word) == sortedLetters(c) {
+			distance = 1 // Two letters that changed places are one slip.
+		}
 		// A third of the letters may differ: more than that is another word, not a slip.
 		allowed := max(1, utf8.RuneCountInString(c)/3)
 		if distance <= allowed && (best == "" || distance < least) {
@@ -20,6 +24,12 @@ func nearest(word string, candidates []string) string {
 		}
 	}
 	return best
+}
+
+func sortedLetters(s string) string {
+	letters := []rune(strings.ToLower(s))
+	slices.Sort(letters)
+	return string(letters)
 }
 
 // didYouMean returns "; did you mean X?" for a near miss, else "".

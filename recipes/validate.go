@@ -43,10 +43,11 @@ type checker struct {
 	recipe   *Recipe
 	dir      string
 	problems []Problem
+	reported map[string]bool
 }
 
 func (r *Recipe) check(dir string) []Problem {
-	c := &checker{Spec: &r.Spec, recipe: r, dir: dir}
+	c := &checker{Spec: &r.Spec, recipe: r, dir: dir, reported: map[string]bool{}}
 	for _, check := range checks {
 		check(c)
 	}
@@ -55,9 +56,15 @@ func (r *Recipe) check(dir string) []Problem {
 
 // report adds a problem unless the field has one: the first check to find fault says what matters.
 func (c *checker) report(field, format string, args ...any) {
-	if !slices.ContainsFunc(c.problems, func(p Problem) bool { return p.Field == field }) {
-		c.problems = append(c.problems, Problem{Field: field, Message: fmt.Sprintf(format, args...)})
+	if !c.reported[field] {
+		c.reportToo(field, format, args...)
 	}
+}
+
+// reportToo adds a problem even if the field has one.
+func (c *checker) reportToo(field, format string, args ...any) {
+	c.reported[field] = true
+	c.problems = append(c.problems, Problem{Field: field, Message: fmt.Sprintf(format, args...)})
 }
 
 // eachString visits every string in a recipe value with its field path and, where it is a struct field, the field's description.
@@ -192,8 +199,11 @@ func checkPlatforms(c *checker) {
 
 // reportRepeated reports each value of a list that stands in it before.
 func reportRepeated(c *checker, path string, values []string) {
+	places := map[string]int{}
 	for i, v := range values {
-		if first := slices.Index(values, v); v != "" && first < i {
+		if first, again := places[v]; !again {
+			places[v] = i
+		} else if v != "" {
 			c.report(fmt.Sprintf("%s[%d]", path, i), "found %s again, it is already %s[%d]; remove one of them", quote(v), path, first)
 		}
 	}

@@ -45,7 +45,9 @@ func checkImages(c *checker) {
 			checkHostPath(c, field, value, regularFile)
 		case "layout":
 			if checkHostPath(c, field, value, directory) {
-				checkHostPath(c, field, filepath.Join(value, "oci-layout"), regularFile)
+				if _, err := os.Stat(filepath.Join(hostPath(c.dir, value), "oci-layout")); err != nil {
+					c.report(field, "found %s, which is no OCI image layout: it holds no file named oci-layout", quote(value))
+				}
 			}
 		}
 		key := kind + " " + value
@@ -82,10 +84,13 @@ var fileMode = regexp.MustCompile(`^[0-7]?[0-7]{3}$`)
 var volatile = []string{"/proc", "/sys", "/dev", "/run", "/tmp"}
 
 func checkFiles(c *checker) {
-	targets := make([]string, len(c.Files))
+	targets := map[string]int{}
 	for i, f := range c.Files {
 		field := fmt.Sprintf("spec.files[%d]", i)
-		targets[i] = f.Target
+		first, again := targets[f.Target]
+		if !again {
+			targets[f.Target] = i
+		}
 		if f.Source == "" {
 			c.report(field+".source", "found nothing, expected a file or directory on the host")
 		} else {
@@ -101,8 +106,8 @@ func checkFiles(c *checker) {
 		case mount >= 0:
 			c.report(field+".target", "found %s, which the running node hides: it mounts something over %s; expected another place",
 				quote(f.Target), volatile[mount])
-		case slices.Index(targets, f.Target) < i:
-			c.report(field+".target", "found %s again, it is already the target of spec.files[%d]", quote(f.Target), slices.Index(targets, f.Target))
+		case again:
+			c.report(field+".target", "found %s again, it is already the target of spec.files[%d]", quote(f.Target), first)
 		}
 		if f.Mode != "" && !fileMode.MatchString(f.Mode) {
 			c.report(field+".mode", "found %s, expected an octal mode in quotes, such as \"0755\"", quote(f.Mode))
@@ -117,27 +122,36 @@ var hostPort = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?
 
 func checkMirrors(c *checker) {
 	for _, host := range slices.Sorted(maps.Keys(c.Mirrors)) {
-		prefix := c.Mirrors[host]
 		field := "spec.mirrors[" + host + "]"
-		if u, err := url.Parse(host); err == nil && u.Host != "" && hostPort.MatchString(u.Host) {
-			c.report(field, "found %s as the host to replace, expected the host alone; did you mean %s?", quote(host), u.Host)
-		} else if !hostPort.MatchString(host) {
-			c.report(field, "found %s as the host to replace, expected a host such as registry.k8s.io", quote(host))
-		} else if !strings.ContainsAny(host, ".:") && host != "localhost" && !slices.Contains(distroMirrors, host) {
-			c.report(field, "found %s as the host to replace, expected a host such as registry.k8s.io, or %s%s",
-				quote(host), oneOf(distroMirrors), didYouMean(host, distroMirrors))
-		}
-		switch u, err := url.Parse(prefix); {
-		case err != nil:
-			// The parser's message repeats the text, and with it a password; so does the text itself.
-			c.report(field, "found something that is not a URL, expected one such as https://mirror.example/k8s")
-		case u.User != nil:
-			c.report(field, "found a URL with credentials, which would end up in the image; remove them: nodeimg takes credentials from docker login")
-		case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
-			c.report(field, "found %s, expected an http or https URL such as https://mirror.example/k8s", quote(prefix))
-		case u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(prefix, "?") || strings.HasSuffix(prefix, "#"):
-			c.report(field, "found a URL with a query or fragment, expected a prefix that paths can follow, such as https://mirror.example/k8s")
-		}
+		checkMirrorHost(c, field, host)
+		checkMirrorPrefix(c, field, c.Mirrors[host])
+	}
+}
+
+func checkMirrorHost(c *checker, field, host string) {
+	u, err := url.Parse(host)
+	switch {
+	case err == nil && u.Host != "" && hostPort.MatchString(u.Host):
+		c.report(field, "found %s as the host to replace, expected the host alone; did you mean %s?", quote(host), u.Host)
+	case !hostPort.MatchString(host):
+		c.report(field, "found %s as the host to replace, expected a host such as registry.k8s.io", quote(host))
+	case !strings.ContainsAny(host, ".:") && host != "localhost" && !slices.Contains(distroMirrors, host):
+		c.report(field, "found %s as the host to replace, expected a host such as registry.k8s.io, or %s%s",
+			quote(host), oneOf(distroMirrors), didYouMean(host, distroMirrors))
+	}
+}
+
+func checkMirrorPrefix(c *checker, field, prefix string) {
+	switch u, err := url.Parse(prefix); {
+	case err != nil:
+		// Neither the text nor the parser's message, which repeats it: it may hold a password.
+		c.reportToo(field, "found something that is not a URL, expected one such as https://mirror.example/k8s")
+	case u.User != nil || strings.Contains(prefix, "@"): // Without a scheme the parser takes user:password@host for something else.
+		c.reportToo(field, "found a URL with credentials, which would end up in the image; remove them, nodeimg takes credentials from docker login")
+	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		c.reportToo(field, "found %s, expected an http or https URL such as https://mirror.example/k8s", quote(prefix))
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		c.reportToo(field, "found a URL with a query or fragment, expected a prefix that paths can follow, such as https://mirror.example/k8s")
 	}
 }
 
@@ -200,7 +214,7 @@ func checkHostPath(c *checker, field, name string, want hostKind) bool {
 	case errors.Is(err, fs.ErrNotExist):
 		c.report(field, "found %s, which does not exist%s%s", quote(name), from, didYouMean(filepath.Base(full), siblings(full)))
 	case err != nil:
-		c.report(field, "found %s, which cannot be read%s: %v", quote(name), from, causeOf(err))
+		c.report(field, "found %s, which cannot be read: %v", quote(name), causeOf(err))
 	case want == regularFile && !info.Mode().IsRegular(), want == directory && !info.IsDir(),
 		want == anything && !info.IsDir() && !info.Mode().IsRegular():
 		c.report(field, "found %s, which is not a %s", quote(name), want)

@@ -1,8 +1,10 @@
 package recipes
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -17,7 +19,13 @@ type walker struct {
 	offset    int
 	positions map[string]position
 	problems  []Problem
+	// misspelt are required fields that are there under a wrong name, which is the only thing to say about them.
+	misspelt []string
 }
+
+// maxProblems bounds the mistakes in the structure of one document. A mapping full of unknown fields can be repeated by aliases of a few
+// bytes, so their number is not bounded by the size of the file; that of correct fields is.
+const maxProblems = 1000
 
 // expectations says what belongs into the fields that must be there, for the message that they are missing.
 var expectations = map[string]string{
@@ -58,23 +66,46 @@ func (w *walker) report(node *yamlv3.Node, path, format string, args ...any) {
 	w.problems = append(w.problems, Problem{File: w.file, Line: at.line, Column: at.column, Field: path, Message: fmt.Sprintf(format, args...)})
 }
 
-// reported tells whether there is a problem with the field, with one that encloses it or with one inside it.
-func (w *walker) reported(path string) bool {
-	return slices.ContainsFunc(w.problems, func(p Problem) bool {
-		return p.Field == path || within(p.Field, path) || within(path, p.Field)
-	})
+// broken returns a function that tells whether the walk found a problem with the field, with one that encloses it or with one in it.
+func (w *walker) broken() func(path string) bool {
+	faulty, enclosing := map[string]bool{}, map[string]bool{}
+	for _, path := range w.misspelt {
+		faulty[path] = true
+	}
+	for _, p := range w.problems {
+		faulty[p.Field] = true
+		for path := p.Field; path != "" && !enclosing[path]; path = parentPath(path) {
+			enclosing[path] = true
+		}
+	}
+	return func(path string) bool {
+		if enclosing[path] {
+			return true
+		}
+		for ; path != ""; path = parentPath(path) {
+			if faulty[path] {
+				return true
+			}
+		}
+		return false
+	}
 }
 
-// within tells whether the field path inner lies inside outer.
-func within(inner, outer string) bool {
-	rest, ok := strings.CutPrefix(inner, outer)
-	return ok && rest != "" && (outer == "" || rest[0] == '.' || rest[0] == '[')
+// exhausted tells whether there were so many mistakes that the walk stops.
+func (w *walker) exhausted(node *yamlv3.Node) bool {
+	if len(w.problems) == maxProblems {
+		w.report(node, "", "has more mistakes than are shown; is this a recipe?")
+	}
+	return len(w.problems) > maxProblems
 }
 
 // walk compares node with the type and returns what is usable of it; ok is false when nothing is. The key is nil in lists and at the
 // top; it is where a collection is said to stand, since the collection itself begins with its first element.
-func (w *walker) walk(path string, node, key *yamlv3.Node, t reflect.Type) (value any, ok bool) {
-	at := node
+func (w *walker) walk(path string, node, key *yamlv3.Node, field schemaField) (value any, ok bool) {
+	if w.exhausted(node) {
+		return nil, false
+	}
+	at, t := node, field.typ
 	if node.Kind == yamlv3.AliasNode {
 		node = node.Alias
 	}
@@ -97,11 +128,11 @@ func (w *walker) walk(path string, node, key *yamlv3.Node, t reflect.Type) (valu
 	case t.Kind() == reflect.Struct && node.Kind == yamlv3.MappingNode:
 		return w.walkStruct(path, at, node, t), true
 	case t.Kind() == reflect.Map && node.Kind == yamlv3.MappingNode:
-		return w.walkMap(path, node, t), true
+		return w.walkMap(path, node, t.Elem()), true
 	case t.Kind() == reflect.Slice && node.Kind == yamlv3.SequenceNode:
 		list := make([]any, len(node.Content))
 		for i, item := range node.Content {
-			element, ok := w.walk(fmt.Sprintf("%s[%d]", path, i), item, nil, t.Elem())
+			element, ok := w.walk(fmt.Sprintf("%s[%d]", path, i), item, nil, schemaField{typ: t.Elem()})
 			if !ok { // A placeholder keeps the indexes of the others right.
 				element = reflect.Zero(t.Elem()).Interface()
 			}
@@ -109,7 +140,7 @@ func (w *walker) walk(path string, node, key *yamlv3.Node, t reflect.Type) (valu
 		}
 		return list, true
 	case t.Kind() == reflect.String && node.Kind == yamlv3.ScalarNode:
-		return w.walkString(path, at, node)
+		return w.walkString(path, at, node, field)
 	case t.Kind() == reflect.Bool && node.Kind == yamlv3.ScalarNode && node.ShortTag() == "!!bool":
 		return strings.EqualFold(node.Value, "true"), true
 	}
@@ -130,7 +161,7 @@ func (w *walker) walkStruct(path string, at, node *yamlv3.Node, t reflect.Type) 
 	}
 	result := map[string]any{}
 	meant := map[string]bool{}
-	w.eachPair(path, node, func(name string, key, value *yamlv3.Node) {
+	w.eachPair(path, node, func(name string) string { return join(path, name) }, func(name string, key, value *yamlv3.Node) {
 		i := slices.Index(known, name)
 		if i < 0 {
 			guess := nearest(name, known)
@@ -138,13 +169,20 @@ func (w *walker) walkStruct(path string, at, node *yamlv3.Node, t reflect.Type) 
 			w.report(key, join(path, name), "unknown field, expected %s%s", oneOf(known), elsewhere(name, guess, known))
 			return
 		}
-		if v, ok := w.walk(join(path, name), value, key, fields[i].field.Type); ok {
+		if v, ok := w.walk(join(path, name), value, key, fields[i]); ok {
 			result[name] = v
 		}
 	})
 	for _, f := range fields {
+		if w.exhausted(node) {
+			break
+		}
 		child := join(path, f.name)
-		if _, present := w.positions[child]; f.required && !present && !meant[f.name] {
+		if _, present := w.positions[child]; f.required && !present {
+			if meant[f.name] {
+				w.misspelt = append(w.misspelt, child)
+				continue
+			}
 			expectation := expectations[child]
 			if expectation == "" {
 				expectation = expectations[f.name]
@@ -155,22 +193,26 @@ func (w *walker) walkStruct(path string, at, node *yamlv3.Node, t reflect.Type) 
 	return result
 }
 
-func (w *walker) walkMap(path string, node *yamlv3.Node, t reflect.Type) map[string]any {
+func (w *walker) walkMap(path string, node *yamlv3.Node, element reflect.Type) map[string]any {
 	result := map[string]any{}
-	w.eachPair(path, node, func(name string, key, value *yamlv3.Node) {
-		if v, ok := w.walk(path+"["+name+"]", value, key, t.Elem()); ok {
+	entry := func(name string) string { return path + "[" + name + "]" }
+	w.eachPair(path, node, entry, func(name string, key, value *yamlv3.Node) {
+		if v, ok := w.walk(entry(name), value, key, schemaField{typ: element}); ok {
 			result[name] = v
 		}
 	})
 	return result
 }
 
-// eachPair calls f for every key of a mapping that is a string and no repetition.
-func (w *walker) eachPair(path string, node *yamlv3.Node, f func(name string, key, value *yamlv3.Node)) {
+// eachPair calls f for every key of a mapping that is a string and no repetition. The function child makes field paths of keys.
+func (w *walker) eachPair(path string, node *yamlv3.Node, child func(name string) string, f func(name string, key, value *yamlv3.Node)) {
 	lines := map[string]int{}
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		key, value := node.Content[i], node.Content[i+1]
-		if key.Kind == yamlv3.AliasNode || key.Kind != yamlv3.ScalarNode {
+		if w.exhausted(key) {
+			return
+		}
+		if key.Kind != yamlv3.ScalarNode {
 			w.report(key, path, "found %s as a key, expected a name", describe(key))
 			continue
 		}
@@ -179,11 +221,11 @@ func (w *walker) eachPair(path string, node *yamlv3.Node, f func(name string, ke
 			continue
 		}
 		if key.ShortTag() != "!!str" || isBoolWord(key) {
-			w.report(key, join(path, key.Value), "found %s as a key, expected a string: put it in quotes, %q", describe(key), key.Value)
+			w.report(key, child(key.Value), "found %s as a key, expected a string: put it in quotes, %q", describe(key), key.Value)
 			continue
 		}
 		if first, again := lines[key.Value]; again {
-			w.report(key, join(path, key.Value), "found twice, first in line %d; keep one of them", first)
+			w.report(key, child(key.Value), "found twice, first in line %d; keep one of them", first)
 			continue
 		}
 		lines[key.Value] = w.at(key).line
@@ -191,9 +233,14 @@ func (w *walker) eachPair(path string, node *yamlv3.Node, f func(name string, ke
 	}
 }
 
-func (w *walker) walkString(path string, at, node *yamlv3.Node) (any, bool) {
+func (w *walker) walkString(path string, at, node *yamlv3.Node, field schemaField) (any, bool) {
 	if node.ShortTag() == "!!str" && !isBoolWord(node) {
 		return node.Value, true
+	}
+	if field.example != "" && field.pattern != nil && !field.pattern.MatchString(node.Value) {
+		// Quotes alone would not help.
+		w.report(at, path, "found %s, expected a string such as %q", describe(node), field.example)
+		return nil, false
 	}
 	w.report(at, path, "found %s, expected a string: put it in quotes, %q", describe(node), node.Value)
 	return nil, false
@@ -253,6 +300,9 @@ func expected(t reflect.Type) string {
 		for _, f := range fieldsOf(t) {
 			names = append(names, f.name)
 		}
+		if len(names) == 1 {
+			return "a mapping with the field " + names[0]
+		}
 		return "a mapping with the fields " + strings.Join(names, ", ")
 	case t.Kind() == reflect.Bool:
 		return "true or false"
@@ -271,25 +321,42 @@ func join(path, name string) string {
 // schemaField is one field of a recipe type as its tags describe it.
 type schemaField struct {
 	name     string
+	typ      reflect.Type
 	required bool
 	enum     []string
-	field    reflect.StructField
+	pattern  *regexp.Regexp
+	example  string
 }
 
-// fieldsOf lists a type's fields in order.
-func fieldsOf(t reflect.Type) []schemaField {
-	var fields []schemaField
+// recipeFields describes every struct of a recipe, its fields in order.
+var recipeFields = describeStruct(map[reflect.Type][]schemaField{}, reflect.TypeFor[Recipe]())
+
+func fieldsOf(t reflect.Type) []schemaField { return recipeFields[t] }
+
+func describeStruct(all map[reflect.Type][]schemaField, t reflect.Type) map[reflect.Type][]schemaField {
+	if t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct || all[t] != nil {
+		return all
+	}
 	for f := range t.Fields() {
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-		s := schemaField{name: name, required: options == "" && t != imageSourceType, field: f}
+		s := schemaField{name: name, typ: f.Type, required: options == ""}
 		for keyword := range strings.SplitSeq(f.Tag.Get("jsonschema"), ",") {
-			if v, ok := strings.CutPrefix(keyword, "enum="); ok {
+			switch word, v, _ := strings.Cut(keyword, "="); word {
+			case "enum":
 				s.enum = append(s.enum, v)
+			case "pattern":
+				s.pattern = regexp.MustCompile(v)
+			case "example":
+				s.example = cmp.Or(s.example, v)
 			}
 		}
-		fields = append(fields, s)
+		all[t] = append(all[t], s)
+		describeStruct(all, f.Type)
 	}
-	return fields
+	return all
 }
 
 // elsewhere guesses what an unknown field was meant to be: a near miss, or a field that belongs to another place.
@@ -310,7 +377,7 @@ func elsewhere(name, guess string, siblings []string) string {
 			if f.name == name {
 				places = append(places, path)
 			}
-			search(join(path, f.name), f.field.Type)
+			search(join(path, f.name), f.typ)
 		}
 	}
 	search("", reflect.TypeFor[Recipe]())
