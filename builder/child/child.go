@@ -154,6 +154,17 @@ func (d *Daemon) start(ctx context.Context, lock *os.File) (_ *running, err erro
 		return nil, err
 	}
 
+	root := filepath.Join(d.dir, "root")
+	// The bundles of steps that were killed: BuildKit never looks at them again.
+	bundles, err := filepath.Glob(filepath.Join(root, "*", "executor"))
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range bundles {
+		if err := os.RemoveAll(dir); err != nil {
+			return nil, err
+		}
+	}
 	temporary := filepath.Join(d.dir, "tmp")
 	if err := os.RemoveAll(temporary); err != nil {
 		return nil, err
@@ -170,7 +181,7 @@ func (d *Daemon) start(ctx context.Context, lock *os.File) (_ *running, err erro
 	if keep == "" {
 		keep = defaultKeep
 	}
-	config, err := configuration(filepath.Join(d.dir, "root"), socket, d.runtime, name, keep, d.options.Entitlements)
+	config, err := configuration(root, socket, d.runtime, name, keep, d.options.Entitlements)
 	if err != nil {
 		return nil, err
 	}
@@ -185,6 +196,8 @@ func (d *Daemon) start(ctx context.Context, lock *os.File) (_ *running, err erro
 		SocketDir:   run.owner.SocketDir,
 		Cgroup:      name,
 		Temporary:   temporary,
+		// runc and crun keep their state below /run in a folder of their own name.
+		RuntimeState: filepath.Join(runDir, filepath.Base(d.runtime)),
 	})
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package child
 
 import (
 	"fmt"
+	"path/filepath"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -14,6 +15,9 @@ type daemonConfig struct {
 	GRPC         struct {
 		Address []string `toml:"address"`
 	} `toml:"grpc"`
+	OTEL struct {
+		SocketPath string `toml:"socketPath"`
+	} `toml:"otel"`
 	CDI struct {
 		Disabled bool `toml:"disabled"`
 	} `toml:"cdi"`
@@ -52,6 +56,8 @@ func configuration(root, socket, runtime, cgroup, keep string, entitlements []st
 	c.Root = root
 	c.Entitlements = entitlements
 	c.GRPC.Address = []string{"unix://" + socket}
+	// Its default is one path below /run for every daemon on the machine.
+	c.OTEL.SocketPath = filepath.Join(filepath.Dir(socket), "otel.sock")
 	c.CDI.Disabled = true
 	c.History.MaxEntries = historyEntries
 	// Only the frontend inside this very binary: an image as frontend would be an input that no lock names.

@@ -39,6 +39,9 @@ type initRequest struct {
 	// Temporary is the folder that the daemon sees as tmp in SocketDir: BuildKit makes a socket in its TMPDIR, so the path has to be
 	// short, and puts files there, so it has to lie on a disk.
 	Temporary string
+	// RuntimeState is where the OCI runtime keeps the state of its containers. The daemon sees a file system in memory there, so that
+	// containers that were killed leave nothing.
+	RuntimeState string
 }
 
 // initReady is set by Init in every process.
@@ -91,6 +94,12 @@ func runInit(request string) (int, error) {
 	short := temporaryIn(r.SocketDir)
 	if err := unix.Mount(r.Temporary, short, "", unix.MS_BIND, ""); err != nil {
 		return 0, fmt.Errorf("mounting the folder for temporary files: %w", err)
+	}
+	if err := os.MkdirAll(r.RuntimeState, 0o711); err != nil {
+		return 0, err
+	}
+	if err := unix.Mount("nodeimg", r.RuntimeState, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0711"); err != nil {
+		return 0, fmt.Errorf("mounting the folder for the state of containers: %w", err)
 	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {

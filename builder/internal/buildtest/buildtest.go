@@ -145,7 +145,7 @@ func Cache(t testing.TB) *cache.Cache {
 }
 
 // Leftovers returns every process whose command line has one of the words, every mount in any process's mount namespace whose line
-// has one, and every cgroup and every entry of /run named by one.
+// has one, every runc container whose state has one, and every cgroup and every folder below /run named by one.
 func Leftovers(t testing.TB, words ...string) []string {
 	t.Helper()
 	matches := func(text string) bool {
@@ -169,6 +169,12 @@ func Leftovers(t testing.TB, words ...string) []string {
 			if matches(m) {
 				found = append(found, "mount in "+p+": "+strings.TrimSpace(m))
 			}
+		}
+	}
+	states, _ := filepath.Glob("/run/runc/*/state.json")
+	for _, path := range states {
+		if b, _ := os.ReadFile(path); matches(string(b)) {
+			found = append(found, "container "+filepath.Dir(path))
 		}
 	}
 	for _, root := range []string{"/sys/fs/cgroup", "/run"} {
