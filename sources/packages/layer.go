@@ -1,0 +1,71 @@
+package packages
+
+import (
+	"bufio"
+	"io"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/gzip"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/nodeimg/nodeimg/internal/cache"
+)
+
+// compression of a layer.
+type compression struct {
+	mediaType types.MediaType
+	writer    func(io.Writer) (io.WriteCloser, error)
+}
+
+// gzipLayer is what layers of container images are compressed with: every runtime reads it.
+var gzipLayer = compression{types.OCILayer, func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriterLevel(w, gzip.DefaultCompression) }}
+
+// storedLayer is a compressed layer in the cache; as JSON it is a fact.
+type storedLayer struct {
+	Digest digest.Digest   `json:"digest"`
+	DiffID digest.Digest   `json:"diffID"`
+	Size   int64           `json:"size"`
+	Type   types.MediaType `json:"type"`
+}
+
+// storeLayer stores the tar that write yields.
+func storeLayer(c *cache.Cache, compress compression, write func(io.Writer) error) (storedLayer, error) {
+	reader, writer := io.Pipe()
+	diffID := digest.SHA256.Digester()
+	go func() {
+		writer.CloseWithError(func() error {
+			compressed, err := compress.writer(writer)
+			if err != nil {
+				return err
+			}
+			buffered := bufio.NewWriterSize(io.MultiWriter(diffID.Hash(), compressed), 1<<20)
+			if err := write(buffered); err != nil {
+				return err
+			}
+			if err := buffered.Flush(); err != nil {
+				return err
+			}
+			return compressed.Close()
+		}())
+	}()
+	d, size, err := c.Put(reader, "")
+	// Ends the writer when storing failed, for instance on a full disk.
+	reader.CloseWithError(err)
+	if err != nil {
+		return storedLayer{}, err
+	}
+	return storedLayer{Digest: d, DiffID: diffID.Digest(), Size: size, Type: compress.mediaType}, nil
+}
+
+// cachedLayer is a storedLayer as go-containerregistry wants it (partial.CompressedLayer).
+type cachedLayer struct {
+	cache *cache.Cache
+	layer storedLayer
+}
+
+func (l cachedLayer) Digest() (v1.Hash, error)            { return v1.NewHash(l.layer.Digest.String()) }
+func (l cachedLayer) DiffID() (v1.Hash, error)            { return v1.NewHash(l.layer.DiffID.String()) }
+func (l cachedLayer) Size() (int64, error)                { return l.layer.Size, nil }
+func (l cachedLayer) MediaType() (types.MediaType, error) { return l.layer.Type, nil }
+func (l cachedLayer) Compressed() (io.ReadCloser, error)  { return l.cache.Open(l.layer.Digest) }
