@@ -137,9 +137,9 @@ func Compile(recipe recipes.Recipe, lock recipes.Lock, preload Preload) (*Result
 		}
 	}
 	w.add("spec", fmt.Sprintf("FROM runtime AS node\nCOPY --from=%s / /\n%s", contextNode, step("setup.sh", nil)))
-	if len(lock.Files) > 0 {
+	if files := userFiles(lock.Files); len(files) > 0 {
 		w.add("spec.files", fmt.Sprintf("COPY --from=%s / /\n", contextFiles))
-		contexts = append(contexts, Context{Name: contextFiles, Files: userFiles(lock.Files)})
+		contexts = append(contexts, Context{Name: contextFiles, Files: files})
 	}
 	for i, script := range recipe.Spec.Run {
 		w.add(fmt.Sprintf("spec.run[%d]", i), runStep(script))

@@ -105,8 +105,18 @@ func nodeFiles(recipe recipes.Recipe, lock recipes.Lock) ([]ContextFile, error) 
 			return nil, err
 		}
 	}
+	// Certificates must be there when setup.sh runs; everything else of the user's comes after it.
+	for _, f := range lock.Files {
+		if isCertificate(f) {
+			files = append(files, lockedFile(f))
+		}
+	}
 	slices.SortFunc(files, func(a, b ContextFile) int { return cmp.Compare(a.Path, b.Path) })
 	return files, nil
+}
+
+func isCertificate(f recipes.LockedFile) bool {
+	return path.Dir(f.Target) == recipes.CertificatesPath
 }
 
 type imageValues struct{ Repository, Tag string }
@@ -196,12 +206,19 @@ func packageFiles(packages []recipes.LockedPackage) []ContextFile {
 	return files
 }
 
+// userFiles are the recipe's own files but for its certificates.
 func userFiles(locked []recipes.LockedFile) []ContextFile {
 	var files []ContextFile
 	for _, f := range locked {
-		files = append(files, ContextFile{Path: strings.TrimPrefix(f.Target, "/"), Mode: fileMode(f.Mode), Blob: f.Digest, Size: f.Size, Link: f.Link})
+		if !isCertificate(f) {
+			files = append(files, lockedFile(f))
+		}
 	}
 	return files
+}
+
+func lockedFile(f recipes.LockedFile) ContextFile {
+	return ContextFile{Path: strings.TrimPrefix(f.Target, "/"), Mode: fileMode(f.Mode), Blob: f.Digest, Size: f.Size, Link: f.Link}
 }
 
 // fileMode turns octal permissions, which the recipe's validation has checked, into Go's bits.

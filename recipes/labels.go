@@ -35,4 +35,6 @@ type Preloaded struct {
 const (
 	StorePath     = "/usr/lib/nodeimg/store"
 	DatabasesPath = "/usr/lib/nodeimg/databases"
+	// CertificatesPath is where update-ca-certificates, which the build runs, finds the recipe's authorities (update-ca-certificates(8)).
+	CertificatesPath = "/usr/local/share/ca-certificates/nodeimg"
 )

@@ -8,9 +8,13 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/nodeimg/nodeimg/builder/child"
 )
 
 func main() {
+	// nodeimg is also the init of its own buildkitd; then this does not return.
+	child.Init()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal ends the work in an orderly way. From then on signals are no longer caught, so a second one kills.
 	context.AfterFunc(ctx, stop)

@@ -1,0 +1,226 @@
+package nodeimage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/opencontainers/go-digest"
+	"github.com/tonistiigi/fsutil"
+
+	"github.com/nodeimg/nodeimg/builder"
+	"github.com/nodeimg/nodeimg/builder/publish"
+	"github.com/nodeimg/nodeimg/dockerfiles"
+	"github.com/nodeimg/nodeimg/internal/cache"
+	"github.com/nodeimg/nodeimg/internal/dockerengine"
+	"github.com/nodeimg/nodeimg/internal/progress"
+	"github.com/nodeimg/nodeimg/preload"
+	"github.com/nodeimg/nodeimg/recipes"
+	"github.com/nodeimg/nodeimg/sources"
+)
+
+// DefaultEpoch is the time that everything in an image carries unless SOURCE_DATE_EPOCH says otherwise: any fixed time does, and one
+// that is not long ago keeps tools quiet that doubt 1970.
+var DefaultEpoch = time.Date(2025, time.January, 1, 0, 0, 0, 0, time.UTC)
+
+// Options say how to build and where the result goes.
+type Options struct {
+	// Cache holds every input.
+	Cache *cache.Cache
+	// Builder reaches BuildKit; the caller closes it.
+	Builder builder.Builder
+	// Epoch is the time of files and configuration; zero means DefaultEpoch.
+	Epoch time.Time
+	// NoCache makes BuildKit run every step again.
+	NoCache bool
+	// InsecureRegistries may be spoken to by plain http.
+	InsecureRegistries []string
+	// Engine is the Docker Engine for "docker:" images and type=docker outputs; nil when the recipe and the outputs need none.
+	Engine *dockerengine.Engine
+	// Outputs are where the image is written.
+	Outputs []publish.Output
+	// Tags are the image's names; Push pushes to each of them.
+	Tags []string
+	Push bool
+}
+
+// Result is what a build made.
+type Result struct {
+	// Lock is what the image was built from.
+	Lock *recipes.Lock
+	// Digest of the image's manifest.
+	Digest v1.Hash
+	// References are where the image can be found, with digest: pushed names first, then output folders and files.
+	References []string
+	// Metadata describes the image as in --metadata-file.
+	Metadata publish.Metadata
+}
+
+// Build builds the recipe for its first platform and publishes the image. The error is a *recipes.InputError when the recipe or an
+// option has to be changed, and a *StepError when a build step failed.
+func Build(ctx context.Context, document *recipes.Document, options Options) (*Result, error) {
+	if options.Epoch.IsZero() {
+		options.Epoch = DefaultEpoch
+	}
+	recipe := document.Recipe
+	for _, output := range options.Outputs {
+		if err := output.Check(recipe.Metadata.Name); err != nil {
+			return nil, err
+		}
+	}
+	inputs := SourceOptions(document, options)
+	lock, err := sources.Resolve(ctx, document, inputs)
+	if err != nil {
+		return nil, err
+	}
+	compiled, err := dockerfiles.Compile(recipe, *lock, dockerfiles.PreloadPull)
+	if err != nil {
+		return nil, err
+	}
+	work, release, err := options.Cache.TempDir("build")
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if err := solve(ctx, document, lock, compiled, inputs.Images(document), work, options); err != nil {
+		return nil, err
+	}
+	image, err := complete(ctx, work, lock, options)
+	if err != nil {
+		return nil, fmt.Errorf("completing the image of %s: %w", recipe.Metadata.Name, err)
+	}
+	return publishImage(ctx, image, lock, recipe.Metadata.Name, options)
+}
+
+// SourceOptions are the options under which Build resolves.
+func SourceOptions(_ *recipes.Document, options Options) sources.Options {
+	inputs := sources.Options{Cache: options.Cache, Epoch: options.Epoch, InsecureRegistries: options.InsecureRegistries}
+	if options.Engine != nil {
+		inputs.Engine = options.Engine
+	}
+	return inputs
+}
+
+// solve lets BuildKit build the compiled Dockerfile into the folder work.
+func solve(ctx context.Context, document *recipes.Document, lock *recipes.Lock, compiled *dockerfiles.Result, images *preload.Sources, work string, options Options) error {
+	broker, err := preload.Serve(ctx, images, lock.Images)
+	if err != nil {
+		return err
+	}
+	defer broker.Close()
+	request := builder.Request{
+		Name:       document.Recipe.Metadata.Name,
+		Dockerfile: compiled.Dockerfile,
+		Platform:   lock.Platform,
+		Contexts:   map[string]fsutil.FS{},
+		Layouts:    map[string]builder.Layout{},
+		Sockets:    map[string]string{dockerfiles.BrokerSocket: broker.Socket()},
+		Epoch:      options.Epoch,
+		NoCache:    options.NoCache,
+		Output:     work,
+	}
+	for _, c := range compiled.Contexts {
+		if c.Layout != "" {
+			request.Layouts[c.Name] = builder.Layout{Store: builder.Blobs(options.Cache), Digest: digest.Digest(c.Layout)}
+			continue
+		}
+		request.Contexts[c.Name] = newContextFS(options.Cache, c.Files, options.Epoch)
+	}
+	if _, err := builder.Solve(ctx, options.Builder, request); err != nil {
+		if ctx.Err() == nil {
+			// The step only sees that the broker failed; the broker knows why.
+			if cause := broker.Err(); cause != nil {
+				return fmt.Errorf("preloading images: %w", cause)
+			}
+		}
+		var step *builder.StepError
+		if errors.As(err, &step) {
+			return newStepError(document, compiled, step)
+		}
+		return err
+	}
+	return nil
+}
+
+// complete turns BuildKit's result into the node image: layers compressed where it pays, the store's index and databases on top, and
+// everything checked against the lock.
+func complete(ctx context.Context, work string, lock *recipes.Lock, options Options) (v1.Image, error) {
+	image, err := publish.Recompress(ctx, options.Cache, work, func(_ int, history v1.History) bool {
+		return holdsBlobs(history)
+	})
+	if err != nil {
+		return nil, err
+	}
+	files, err := storeFiles(ctx, options.Cache, lock.Images, options.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	if image, err = appendLayer(image, files, storeComment, options.Epoch); err != nil {
+		return nil, err
+	}
+	step := progress.Start(ctx, "[verify] preloaded images against the lock")
+	return image, step.Done(preload.VerifyImage(ctx, image, lock.Images))
+}
+
+// storeFiles are the files that make the pulled blobs a store: the OCI layout's index and containerd's databases.
+func storeFiles(ctx context.Context, c *cache.Cache, images []recipes.LockedImage, epoch time.Time) ([]file, error) {
+	index, err := preload.Index(images)
+	if err != nil {
+		return nil, err
+	}
+	meta, snapshots, err := preload.Databases(ctx, c, images, epoch)
+	if err != nil {
+		return nil, err
+	}
+	return []file{
+		{recipes.StorePath + "/index.json", index},
+		{recipes.StorePath + "/oci-layout", []byte(preload.LayoutFile)},
+		{recipes.DatabasesPath + "/meta.db", meta},
+		{recipes.DatabasesPath + "/metadata.db", snapshots},
+	}, nil
+}
+
+// holdsBlobs tells the layers of preloaded images, whose blobs are compressed already, by the instruction that made them.
+func holdsBlobs(history v1.History) bool {
+	return strings.HasPrefix(history.CreatedBy, "COPY") && strings.Contains(history.CreatedBy, " "+recipes.StorePath+"/")
+}
+
+// publishImage writes the image to every output and pushes it.
+func publishImage(ctx context.Context, image v1.Image, lock *recipes.Lock, recipeName string, options Options) (*Result, error) {
+	hash, err := image.Digest()
+	if err != nil {
+		return nil, fmt.Errorf("reading the image of %s: %w", recipeName, err)
+	}
+	result := &Result{Lock: lock, Digest: hash}
+	if result.Metadata, err = publish.NewMetadata(image, options.Tags, lock); err != nil {
+		return nil, err
+	}
+	if options.Push {
+		pushed, err := publish.Push(ctx, image, publish.PushOptions{
+			References: options.Tags, InsecureRegistries: options.InsecureRegistries,
+		})
+		if err != nil {
+			return nil, err
+		}
+		result.References = pushed
+		result.Metadata.References = pushed
+	}
+	for _, output := range options.Outputs {
+		if output.Type == publish.OutputDocker && output.Dest == "" {
+			if _, err := publish.Load(ctx, options.Engine, image, options.Tags); err != nil {
+				return nil, err
+			}
+			result.References = append(result.References, options.Tags[0]+"@"+hash.String())
+			continue
+		}
+		dest, err := output.Write(ctx, recipeName, image, options.Tags)
+		if err != nil {
+			return nil, err
+		}
+		result.References = append(result.References, dest+"@"+hash.String())
+	}
+	return result, nil
+}
