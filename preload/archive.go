@@ -125,7 +125,11 @@ func decompressed(ctx context.Context, c *cache.Cache, f *os.File) (*os.File, er
 		if err != nil {
 			return nil, recipes.InputErrorf("it is damaged: %v", err)
 		}
-		if plain, _, err = c.Put(&contextReader{ctx, r}, ""); err != nil {
+		plain, _, err = c.Put(&contextReader{ctx, r}, "")
+		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, gzip.ErrChecksum) || errors.Is(err, zstd.ErrCRCMismatch) {
+			return nil, recipes.InputErrorf("it is damaged: %v", err)
+		}
+		if err != nil {
 			return nil, err
 		}
 		if err := c.PutFact(key, plain); err != nil {
