@@ -1,0 +1,207 @@
+package release
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/nodeimg/nodeimg/internal/fetch"
+	"github.com/nodeimg/nodeimg/internal/progress"
+	"github.com/nodeimg/nodeimg/recipes"
+	"github.com/nodeimg/nodeimg/sources/modules"
+)
+
+// Release servers. A recipe's mirrors redirect them by host, dl.k8s.io and github.com.
+const (
+	kubernetesServer = "https://dl.k8s.io"
+	githubServer     = "https://github.com"
+)
+
+// parallelDownloads is how many files are downloaded at a time.
+const parallelDownloads = 4
+
+// Request is what a recipe asks of the release servers.
+type Request struct {
+	// Kubernetes is the full version with a leading v, for instance v1.34.10.
+	Kubernetes string
+	// Containerd is the version without a leading v, for instance 2.4.2; empty leaves containerd and runc out.
+	Containerd string
+	// Platform is the node's, for instance linux/amd64.
+	Platform string
+	// CNI selects the pod network, whose images are named too; flannel and none can be served.
+	CNI recipes.CNIName
+}
+
+// ImageRef is an image that the node needs.
+type ImageRef struct {
+	// Reference is the full name with a tag, for instance registry.k8s.io/etcd:3.6.5-0.
+	Reference string
+	// Role says what needs it.
+	Role recipes.ImageRole
+}
+
+// Resolve makes sure that all programs for the request are in the client's cache and returns them, sorted by path, with the images
+// that this Kubernetes version and pod network need, sorted by reference. The error is a *recipes.InputError for a request that cannot
+// be served, wraps a *fetch.StatusError for a version that the servers do not have, and a *cache.DigestError for a download that is not
+// what the project published.
+func Resolve(ctx context.Context, client *fetch.Client, req Request) ([]recipes.LockedPart, []ImageRef, error) {
+	arch, ok := strings.CutPrefix(req.Platform, "linux/")
+	if !ok || arch == "" {
+		return nil, nil, recipes.InputErrorf("platform %q: the projects release programs for linux only; expected for instance linux/amd64", req.Platform)
+	}
+	podNetwork, err := podNetworkImages(req.CNI)
+	if err != nil {
+		return nil, nil, err
+	}
+	// arm64 has variants that releases do not tell apart.
+	arch, _, _ = strings.Cut(arch, "/")
+	var images []ImageRef
+	found := make([][]recipes.LockedPart, len(downloads(req, arch)))
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(parallelDownloads)
+	for i, d := range downloads(req, arch) {
+		group.Go(func() (err error) {
+			found[i], err = resolveDownload(groupCtx, client, d)
+			return err
+		})
+	}
+	group.Go(func() (err error) {
+		images, err = controlPlaneImages(groupCtx, client, req.Kubernetes)
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return nil, nil, err
+	}
+	parts := slices.Concat(found...)
+	slices.SortFunc(parts, func(a, b recipes.LockedPart) int { return strings.Compare(a.Path, b.Path) })
+	images = append(images, podNetwork...)
+	slices.SortFunc(images, func(a, b ImageRef) int { return strings.Compare(a.Reference, b.Reference) })
+	return parts, images, nil
+}
+
+// download is one published file.
+type download struct {
+	// project and version as parts name them.
+	project, version string
+	// url of the file, checksums the URL of the text that holds its sha256.
+	url, checksums string
+	// programs are what is taken from it. A download that is no archive has one, whose entry is empty.
+	programs []program
+}
+
+// program is one program in a download.
+type program struct {
+	// entry is its path in the archive, path where it lies in the node.
+	entry, path string
+}
+
+// downloads lists what req needs. The URLs and file names are those of the projects' own release pages.
+func downloads(req Request, arch string) []download {
+	list := []download{cniPlugins(arch), criTools(arch)}
+	for _, name := range []string{"kubeadm", "kubelet", "kubectl"} {
+		list = append(list, kubernetesProgram(req.Kubernetes, arch, name))
+	}
+	if req.Containerd != "" {
+		list = append(list, containerd(req.Containerd, arch), runc(arch))
+	}
+	return list
+}
+
+func kubernetesProgram(version, arch, name string) download {
+	url := fmt.Sprintf("%s/release/%s/bin/linux/%s/%s", kubernetesServer, version, arch, name)
+	return download{
+		project: "kubernetes", version: version, url: url, checksums: url + ".sha256",
+		programs: []program{{path: "/usr/bin/" + name}},
+	}
+}
+
+func containerd(version, arch string) download {
+	version = strings.TrimPrefix(version, "v")
+	url := fmt.Sprintf("%s/containerd/containerd/releases/download/v%s/containerd-%s-linux-%s.tar.gz", githubServer, version, version, arch)
+	d := download{project: "containerd", version: "v" + version, url: url, checksums: url + ".sha256sum"}
+	for _, name := range []string{"containerd", "containerd-shim-runc-v2", "ctr"} {
+		d.programs = append(d.programs, program{entry: "bin/" + name, path: "/usr/local/bin/" + name})
+	}
+	return d
+}
+
+func runc(arch string) download {
+	base := fmt.Sprintf("%s/opencontainers/runc/releases/download/%s/", githubServer, modules.RuncVersion)
+	return download{
+		project: "runc", version: modules.RuncVersion, url: base + "runc." + arch, checksums: base + "runc.sha256sum",
+		programs: []program{{path: "/usr/local/bin/runc"}},
+	}
+}
+
+func cniPlugins(arch string) download {
+	version := modules.CNIPluginsVersion
+	url := fmt.Sprintf("%s/containernetworking/plugins/releases/download/%s/cni-plugins-linux-%s-%s.tgz", githubServer, version, arch, version)
+	d := download{project: "cni-plugins", version: version, url: url, checksums: url + ".sha256"}
+	for _, name := range []string{
+		"bandwidth", "bridge", "dhcp", "dummy", "firewall", "host-device", "host-local", "ipvlan", "loopback", "macvlan", "portmap", "ptp",
+		"sbr", "static", "tap", "tuning", "vlan", "vrf",
+	} {
+		d.programs = append(d.programs, program{entry: name, path: "/opt/cni/bin/" + name})
+	}
+	return d
+}
+
+func criTools(arch string) download {
+	version := modules.CRIToolsVersion
+	url := fmt.Sprintf("%s/kubernetes-sigs/cri-tools/releases/download/%s/crictl-%s-linux-%s.tar.gz", githubServer, version, version, arch)
+	return download{
+		project: "cri-tools", version: version, url: url, checksums: url + ".sha256",
+		programs: []program{{entry: "crictl", path: "/usr/local/bin/crictl"}},
+	}
+}
+
+// resolveDownload gets the download into the cache and returns its programs.
+func resolveDownload(ctx context.Context, client *fetch.Client, d download) ([]recipes.LockedPart, error) {
+	name := d.url[strings.LastIndex(d.url, "/")+1:]
+	step := progress.Start(ctx, "[fetch] %s %s", name, d.version)
+	// The bytes are counted on this one step.
+	parts, err := d.resolve(fetch.WithStep(ctx, step), client, name)
+	if err != nil {
+		err = fmt.Errorf("getting %s %s: %w", d.project, d.version, err)
+	}
+	return parts, step.Done(err)
+}
+
+func (d download) resolve(ctx context.Context, client *fetch.Client, name string) ([]recipes.LockedPart, error) {
+	sum, err := publishedSum(ctx, client, d.checksums, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := client.Blob(ctx, d.url, sum, 0); err != nil {
+		return nil, err
+	}
+	found := map[string]programFact{}
+	if len(d.programs) == 1 && d.programs[0].entry == "" {
+		size, err := client.Cache.Size(sum)
+		if err != nil {
+			return nil, err
+		}
+		found[""] = programFact{Digest: sum, Size: size}
+	} else if found, err = unpack(ctx, client.Cache, sum, d.programs); err != nil {
+		return nil, fmt.Errorf("unpacking %s: %w", name, err)
+	}
+	parts := make([]recipes.LockedPart, len(d.programs))
+	for i, p := range d.programs {
+		fact := found[p.entry]
+		parts[i] = recipes.LockedPart{
+			Name: d.project, Version: d.version, Path: p.path, Digest: fact.Digest.String(), Size: fact.Size, Origin: d.url,
+		}
+	}
+	return parts, nil
+}
+
+// programFact is what the cache remembers about a program.
+type programFact struct {
+	Digest digest.Digest `json:"digest"`
+	Size   int64         `json:"size"`
+}
