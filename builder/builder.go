@@ -3,10 +3,13 @@ package builder
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,15 +55,19 @@ type Layout struct {
 
 // Request describes one solve.
 type Request struct {
-	// Name tells recipes apart: files that BuildKit received for the same name are transferred as differences only.
+	// Name of the image in messages.
 	Name string
+	// Fingerprint stands for the content of every folder in Contexts, for instance a digest of the lock and the recipe. From a folder
+	// that it received under the same fingerprint, BuildKit asks only for files whose path, size, mode or time differs, so the
+	// fingerprint must change when content does. Empty means that every file is transferred.
+	Fingerprint string
 	// Dockerfile is the text. It must not have a "# syntax" line, which would need a registry.
 	Dockerfile []byte
 	// Target is the stage to build; empty means the last one.
 	Target string
 	// Platform to build for, for instance linux/amd64; empty means the daemon's own.
 	Platform string
-	// Contexts are folders that the Dockerfile knows by name ("COPY --from=NAME", "FROM NAME").
+	// Contexts are folders that the Dockerfile knows by name ("COPY --from=NAME", "FROM NAME"). Like an image's, names are lower case.
 	Contexts map[string]fsutil.FS
 	// Layouts are images that the Dockerfile knows by name ("FROM NAME").
 	Layouts map[string]Layout
@@ -148,6 +155,10 @@ func Solve(ctx context.Context, b Builder, req Request) (*Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("building %s: builder %s did not name an image configuration: %w", req.Name, b, err)
 	}
+	// The store that received the blobs leaves its empty folder for unfinished ones, which is no part of a layout.
+	if err := os.Remove(filepath.Join(req.Output, "ingest")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("building %s: %w", req.Name, err)
+	}
 	return &Result{Digest: d, Config: config}, nil
 }
 
@@ -180,8 +191,8 @@ func solveOpt(req Request) (client.SolveOpt, error) {
 	dockerfile := staticfs.NewFS()
 	dockerfile.Add("Dockerfile", &fstypes.Stat{Mode: 0o644}, req.Dockerfile)
 	mounts := map[string]fsutil.FS{"dockerfile": dockerfile, "context": staticfs.NewFS()}
-	for name, fs := range req.Contexts {
-		mounts["named-"+name] = fs
+	for name, files := range req.Contexts {
+		mounts["named-"+name] = files
 		attrs["context:"+name] = "local:named-" + name
 	}
 	stores := map[string]content.Store{}
@@ -218,7 +229,7 @@ func solveOpt(req Request) (client.SolveOpt, error) {
 		FrontendAttrs:       attrs,
 		LocalMounts:         mounts,
 		OCIStores:           stores,
-		SharedKey:           "nodeimg:" + req.Name,
+		SharedKey:           "nodeimg:" + cmp.Or(req.Fingerprint, rand.Text()),
 		Session:             attachables,
 		AllowedEntitlements: req.Entitlements,
 		Exports: []client.ExportEntry{{

@@ -164,6 +164,31 @@ COPY --from=extra note /
 	}
 }
 
+func TestSolveSeesEveryChange(t *testing.T) {
+	b, _, _ := start(t)
+	for _, test := range []struct{ fingerprint, content string }{
+		{"", "one"}, {"", "two"}, {"a", "three"}, {"b", "seven"}, {"b", "seven"},
+	} {
+		extra := staticfs.NewFS()
+		extra.Add("note", &fstypes.Stat{ModTime: 1}, []byte(test.content))
+		request := builder.Request{
+			Name: "changes", Fingerprint: test.fingerprint, Dockerfile: []byte("FROM scratch\nCOPY --from=extra note /\n"),
+			Contexts: map[string]fsutil.FS{"extra": extra}, Output: t.TempDir(),
+		}
+		result, err := builder.Solve(t.Context(), b, request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := files(t, request.Output, result.Digest); got["note"] != test.content {
+			t.Errorf("fingerprint %q: got %q, want %q", test.fingerprint, got["note"], test.content)
+		}
+		entries, err := os.ReadDir(request.Output)
+		if err != nil || len(entries) != 3 {
+			t.Errorf("the layout holds %v, %v; want blobs, index.json and oci-layout", entries, err)
+		}
+	}
+}
+
 func TestSolveErrors(t *testing.T) {
 	b, c, layouts := start(t)
 	missing := digest.FromString("nothing has this digest")
@@ -263,5 +288,35 @@ func TestSolveShowsItsSteps(t *testing.T) {
 	if !slices.ContainsFunc(timings, func(x display.Timing) bool { return x.Area == "builder" }) ||
 		!slices.ContainsFunc(timings, func(x display.Timing) bool { return x.Area == display.AreaBuild && x.Failed }) {
 		t.Errorf("the timings lack a step: %+v", timings)
+	}
+}
+
+func TestSolveEntitlements(t *testing.T) {
+	c := buildtest.Cache(t)
+	layouts := map[string]builder.Layout{"base": {Store: builder.Blobs(c), Digest: buildtest.Base(t, c)}}
+	for _, test := range []struct {
+		name            string
+		granted, wanted []string
+		want            string
+	}{
+		{"granted", []string{"security.insecure"}, []string{"security.insecure"}, ""},
+		{"not asked for", []string{"security.insecure"}, nil, "security.insecure is not allowed"},
+		{"not granted", nil, []string{"security.insecure"}, "security.insecure is not allowed"},
+		{"unknown", nil, []string{"security.none"}, `reading entitlement "security.none"`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b, err := child.New(child.Options{Cache: c, Buildkitd: buildtest.Buildkitd(t), Entitlements: test.granted})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close()
+			_, err = builder.Solve(t.Context(), b, builder.Request{
+				Name: "entitlements", Dockerfile: []byte("FROM base\nRUN --network=none --security=insecure tool interfaces /i\n"),
+				Layouts: layouts, Entitlements: test.wanted, Output: t.TempDir(), NoCache: true,
+			})
+			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
 	}
 }

@@ -242,6 +242,9 @@ func (d *Daemon) fork(run *running, request string) error {
 		Setsid: true,
 	}
 	if err := cmd.Start(); err != nil {
+		if errors.Is(err, syscall.EPERM) {
+			return fmt.Errorf("starting buildkitd in its own namespaces: %w: in a container nodeimg needs --privileged, or the address of a running buildkitd with --builder", err)
+		}
 		return fmt.Errorf("starting buildkitd in its own namespaces: %w", err)
 	}
 	run.init = cmd

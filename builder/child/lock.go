@@ -41,14 +41,22 @@ func (d *Daemon) lock(ctx context.Context) (_ *os.File, err error) {
 			return nil, fmt.Errorf("locking %s: %w", f.Name(), err)
 		}
 		if step == nil {
-			step = progress.Start(ctx, "[builder] waiting for another nodeimg (pid %d)", readOwner(f).PID)
+			step = progress.Start(ctx, "[builder] waiting for another nodeimg%s", readOwner(f))
 		}
 		select {
 		case <-ctx.Done():
-			return nil, step.Done(fmt.Errorf("waiting for another nodeimg (pid %d): %w", readOwner(f).PID, context.Cause(ctx)))
+			return nil, step.Done(fmt.Errorf("waiting for another nodeimg%s: %w", readOwner(f), context.Cause(ctx)))
 		case <-time.After(poll):
 		}
 	}
+}
+
+// String is empty while the owner has not yet said who it is.
+func (o owner) String() string {
+	if o.PID == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (pid %d)", o.PID)
 }
 
 // readOwner returns what the lock file says, nothing when it says nothing that can be read.

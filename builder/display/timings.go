@@ -140,7 +140,7 @@ func PrintTimings(w io.Writer, timings []Timing) error {
 		areas[t.Area] = append(areas[t.Area], t.Spans...)
 		everything = append(everything, t.Spans...)
 	}
-	fmt.Fprintln(table, "\t")
+	fmt.Fprintln(table)
 	fmt.Fprintln(table, "SECONDS\tAREA")
 	names := slices.SortedFunc(maps.Keys(areas), func(a, b string) int {
 		return cmp.Or(cmp.Compare(total(union(areas[b])), total(union(areas[a]))), cmp.Compare(a, b))
