@@ -3,6 +3,7 @@ package nodeimage
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -66,14 +67,23 @@ func modTime(file dockerfiles.ContextFile, epoch time.Time) int64 {
 // Walk implements fsutil.FS.
 func (f *contextFS) Walk(ctx context.Context, target string, fn iofs.WalkDirFunc) error {
 	target = strings.Trim(target, "/")
+	skip := ""
 	for _, stat := range f.stats {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		if target != "" && stat.Path != target && !strings.HasPrefix(stat.Path, target+"/") {
+		if target != "" && stat.Path != target && !strings.HasPrefix(stat.Path, target+"/") || skip != "" && strings.HasPrefix(stat.Path, skip) {
 			continue
 		}
-		if err := fn(stat.Path, &fsutil.DirEntryInfo{Stat: stat.CloneVT()}, nil); err != nil {
+		err := fn(stat.Path, &fsutil.DirEntryInfo{Stat: stat.CloneVT()}, nil)
+		switch {
+		case errors.Is(err, iofs.SkipAll):
+			return nil
+		case errors.Is(err, iofs.SkipDir) && iofs.FileMode(stat.Mode).IsDir():
+			skip = stat.Path + "/"
+		case errors.Is(err, iofs.SkipDir):
+			skip = path.Dir(stat.Path) + "/"
+		case err != nil:
 			return err
 		}
 	}

@@ -162,7 +162,7 @@ func (r *resolution) universe(ctx context.Context) (*packages.Universe, error) {
 // base resolves and fetches the distribution's packages, and bootstraps the root file system when the recipe says so.
 func (r *resolution) base(ctx context.Context, universe *packages.Universe) error {
 	names := slices.Compact(slices.Sorted(slices.Values(slices.Concat(nodePackages, r.recipe.Spec.Packages))))
-	locked, err := packages.Resolve(ctx, r.options.Cache, universe, names)
+	locked, err := universe.Resolve(ctx, r.options.Cache, names)
 	if err != nil {
 		return r.at("spec.packages", err)
 	}
@@ -187,10 +187,7 @@ func (r *resolution) kubernetes(ctx context.Context, universe *packages.Universe
 	if spec.Kubernetes.Source == recipes.SourceModules {
 		made, err := modules.Resolve(ctx, r.options.Cache, modules.Request{
 			Kubernetes: spec.Kubernetes.Version, Containerd: spec.CRI.Version, Platform: r.platform, CNI: spec.CNI.Name, Epoch: r.options.Epoch,
-			ToolsLayer: func(ctx context.Context) (v1.Layer, error) {
-				layer, _, err := packages.ToolsLayer(ctx, r.client, universe, r.options.Epoch)
-				return layer, err
-			},
+			ToolsLayer: func(ctx context.Context) (v1.Layer, error) { return r.toolsLayer(ctx, universe) },
 		})
 		if err != nil {
 			return parts{}, err
@@ -215,6 +212,18 @@ func (r *resolution) kubernetes(ctx context.Context, universe *packages.Universe
 		return parts{}, err
 	}
 	return parts{programs: programs, images: slices.Concat(images...)}, nil
+}
+
+// toolsLayer makes the layer that kube-proxy's and flannel's images stand on, from the same archive as the node.
+func (r *resolution) toolsLayer(ctx context.Context, universe *packages.Universe) (v1.Layer, error) {
+	tools, err := universe.ResolveTools(ctx, r.options.Cache)
+	if err != nil {
+		return nil, err
+	}
+	if err := packages.Fetch(ctx, r.client, tools); err != nil {
+		return nil, err
+	}
+	return packages.ToolsLayer(ctx, r.options.Cache, tools, r.options.Epoch)
 }
 
 // userImages resolves the recipe's own images.

@@ -60,7 +60,7 @@ cat >"$work/config.toml" <<-'CONFIG'
 	  "io.containerd.podsandbox.controller.v1.podsandbox", "io.containerd.runtime.v2.task", "io.containerd.sandbox.controller.v1.shim",
 	  "io.containerd.service.v1.tasks-service", "io.containerd.grpc.v1.tasks", "io.containerd.shim.v1.manager",
 	  "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
-	  "io.containerd.snapshotter.v1.erofs", "io.containerd.snapshotter.v1.native", "io.containerd.snapshotter.v1.overlayfs",
+	  "io.containerd.snapshotter.v1.erofs", "io.containerd.snapshotter.v1.overlayfs",
 	  "io.containerd.snapshotter.v1.zfs", "io.containerd.transfer.v1.local",
 	]
 CONFIG
