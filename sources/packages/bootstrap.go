@@ -3,6 +3,7 @@ package packages
 import (
 	"bytes"
 	"context"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,6 +28,9 @@ import (
 
 // bootstrapFormat is part of the content key; it changes whenever the same packages would give another layer.
 const bootstrapFormat = "1"
+
+//go:embed merge-usr.sh
+var mergeUsr []byte
 
 // Bootstrap installs exactly the packages into a new root file system, without network, and packs it as an OCI image of one layer whose
 // blobs lie in the cache. It returns the digest of the image's manifest. The packages must be in the cache (Fetch) and closed
@@ -106,6 +110,10 @@ func (b *bootstrap) run(ctx context.Context) (digest.Digest, error) {
 			return "", err
 		}
 	}
+	hook := filepath.Join(dir, "merge-usr.sh")
+	if err := os.WriteFile(hook, mergeUsr, 0o755); err != nil {
+		return "", err
+	}
 	repository := filepath.Join(dir, "repository")
 	essential, err := writeRepository(ctx, b.cache, repository, b.packages)
 	if err != nil {
@@ -124,6 +132,7 @@ func (b *bootstrap) run(ctx context.Context) (digest.Digest, error) {
 		"--skip=output/dev",
 		// What is cut off by a crash is thrown away as a whole.
 		"--dpkgopt=force-unsafe-io",
+		"--setup-hook=" + hook,
 		b.codename, "-", "deb [trusted=yes] copy:" + repository + " ./",
 	}
 	for _, trimmed := range trimmedFolders {

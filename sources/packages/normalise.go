@@ -83,6 +83,12 @@ func normalise(w io.Writer, r io.Reader, epoch time.Time, replaced map[string][]
 			return err
 		}
 	}
+	// Where a runtime mounts /dev there must be a folder.
+	if !seen["dev"] {
+		if err := writeEntry(out, &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755, ModTime: epoch}, "dev", nil, epoch); err != nil {
+			return err
+		}
+	}
 	for _, name := range slices.Sorted(func(yield func(string) bool) {
 		for name := range replaced {
 			if !seen[name] && !yield(name) {

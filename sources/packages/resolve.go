@@ -66,7 +66,8 @@ func (u *Universe) resolve(ctx context.Context, c *cache.Cache, names []string) 
 	}
 	arguments := []string{"install", "--print-uris", "--yes"}
 	if u.bootstrap {
-		arguments = append(arguments, "?essential", "apt")
+		// Without usr-is-merged apt takes the alternative that merges /usr afterwards, in Perl.
+		arguments = append(arguments, "?essential", "apt", "usr-is-merged")
 	}
 	output, err := a.run(ctx, append(arguments, names...)...)
 	if err != nil {
