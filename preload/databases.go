@@ -2,9 +2,7 @@ package preload
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -15,9 +13,9 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	contentstore "github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 
@@ -57,10 +55,7 @@ func Databases(ctx context.Context, c *cache.Cache, locked []recipes.LockedImage
 }
 
 func metaDatabase(ctx context.Context, c *cache.Cache, locked []recipes.LockedImage, epoch time.Time, dir string) ([]byte, error) {
-	blobs, err := contentstore.NewStore(filepath.Join(dir, "content"))
-	if err != nil {
-		return nil, err
-	}
+	blobs := &lockedBlobs{cache: c, sizes: map[digest.Digest]int64{}}
 	db, err := openBolt(filepath.Join(dir, "meta.db"))
 	if err != nil {
 		return nil, err
@@ -72,7 +67,7 @@ func metaDatabase(ctx context.Context, c *cache.Cache, locked []recipes.LockedIm
 	}
 	ctx = namespaces.WithNamespace(ctx, criNamespace)
 	for _, image := range sorted(locked) {
-		if err := record(ctx, c, store, filepath.Join(dir, "content"), image); err != nil {
+		if err := record(ctx, blobs, store, image); err != nil {
 			return nil, fmt.Errorf("%s: %w", image.Reference, err)
 		}
 	}
@@ -84,16 +79,14 @@ func metaDatabase(ctx context.Context, c *cache.Cache, locked []recipes.LockedIm
 
 // record does what a pull would: a record for every blob, labels by which the garbage collector finds one blob from the other, and the
 // names under which the CRI plugin looks images up.
-func record(ctx context.Context, c *cache.Cache, db *metadata.DB, root string, image recipes.LockedImage) error {
-	parts, err := readParts(c, image)
+func record(ctx context.Context, blobs *lockedBlobs, db *metadata.DB, image recipes.LockedImage) error {
+	parts, err := readParts(blobs.cache, image)
 	if err != nil {
 		return err
 	}
 	store := db.ContentStore()
 	for _, d := range parts.all() {
-		if err := standIn(c, root, parts, d); err != nil {
-			return err
-		}
+		blobs.sizes[d.Digest] = d.Size
 		if err := recordContent(ctx, store, d); err != nil {
 			return err
 		}
@@ -142,30 +135,39 @@ func recordNames(image recipes.LockedImage, parts imageParts) ([]string, error) 
 	return []string{image.Reference, digested.String(), parts.config.Digest.String()}, nil
 }
 
-// standIn puts the blob where the content store below root sees it: manifests and configs, which are read, as themselves, layers, which
-// are only measured, as an empty file of the right length.
-func standIn(c *cache.Cache, root string, parts imageParts, d ocispec.Descriptor) error {
-	path := filepath.Join(root, "blobs", d.Digest.Algorithm().String(), d.Digest.Encoded())
-	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	if d.Digest == parts.target.Digest || d.Digest == parts.manifest.Digest || d.Digest == parts.config.Digest {
-		b, err := readSmall(c, d.Digest)
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(path, b, 0o600)
-	}
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Truncate(d.Size)
+// lockedBlobs is the part of a content store that recording needs, over the cache: sizes come from the manifests, because layers are only
+// measured and need not be there. Every other method of a content store is a nil call, that is a bug.
+type lockedBlobs struct {
+	content.Store
+	cache *cache.Cache
+	sizes map[digest.Digest]int64
 }
+
+// Info implements content.InfoProvider.
+func (b *lockedBlobs) Info(_ context.Context, d digest.Digest) (content.Info, error) {
+	size, ok := b.sizes[d]
+	if !ok {
+		return content.Info{}, fmt.Errorf("blob %s: %w", d, errdefs.ErrNotFound)
+	}
+	return content.Info{Digest: d, Size: size}, nil
+}
+
+// ReaderAt implements content.Provider.
+func (b *lockedBlobs) ReaderAt(_ context.Context, d ocispec.Descriptor) (content.ReaderAt, error) {
+	f, err := b.cache.Open(d.Digest)
+	if err != nil {
+		return nil, err
+	}
+	return &sizedFile{f, d.Size}, nil
+}
+
+type sizedFile struct {
+	*os.File
+	size int64
+}
+
+// Size implements content.ReaderAt.
+func (f *sizedFile) Size() int64 { return f.size }
 
 // recordContent makes the metadata store adopt a blob that its content store already has.
 func recordContent(ctx context.Context, store content.Store, d ocispec.Descriptor) error {
@@ -245,14 +247,15 @@ func fixBucket(b *bolt.Bucket, stamp []byte) error {
 	return nil
 }
 
-// compact copies the database in key order into a new file, so that its history leaves no trace.
+// compact copies the database in key order into a new file, so that its history leaves no trace. One transaction per key: within one,
+// bolt places changed buckets in the random order of a Go map.
 func compact(db *bolt.DB, path string) ([]byte, error) {
 	target, err := openBolt(path)
 	if err != nil {
 		return nil, err
 	}
 	defer target.Close()
-	if err := bolt.Compact(target, db, 0); err != nil {
+	if err := bolt.Compact(target, db, 1); err != nil {
 		return nil, err
 	}
 	if err := target.Close(); err != nil {

@@ -1,0 +1,256 @@
+package preload
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/nodeimg/nodeimg/recipes"
+)
+
+var epoch = time.Unix(1700000000, 0)
+
+// bootScript is what a node's boot unit runs.
+const bootScript = "../dockerfiles/node/files/usr/lib/nodeimg/boot-store.sh"
+
+// nodeStore is /usr/lib/nodeimg of a node with the images.
+func nodeStore(t *testing.T, s *Sources, locked []recipes.LockedImage) string {
+	t.Helper()
+	dir := t.TempDir()
+	writeStore(t, filepath.Join(dir, "store"), s.Cache, locked)
+	meta, snapshots, err := Databases(t.Context(), s.Cache, locked, epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(dir, "databases", "meta.db"), meta)
+	writeFile(t, filepath.Join(dir, "databases", "metadata.db"), snapshots)
+	return dir
+}
+
+// boot runs the boot unit's script for the node's store in dir and containerd's root.
+func boot(t *testing.T, dir, root string) {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), "sh", bootScript)
+	command.Env = append(os.Environ(), "NODEIMG_STORE="+filepath.Join(dir, "store"), "NODEIMG_DATABASES="+filepath.Join(dir, "databases"), "NODEIMG_CONTAINERD_ROOT="+root)
+	if out, err := command.CombinedOutput(); err != nil {
+		t.Fatalf("booting: %v: %s", err, out)
+	}
+}
+
+func TestDatabasesAreDeterministic(t *testing.T) {
+	s := newSources(t)
+	locked := fetched(t, s)
+	meta, snapshots, err := Databases(t.Context(), s.Cache, locked, epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", t.TempDir())
+	// Layers are not needed, and neither order nor zone of the inputs shows.
+	few := newCache(t)
+	for _, image := range locked {
+		parts, err := readParts(s.Cache, image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range parts.all()[:len(parts.all())-len(parts.layers)] {
+			b, err := readSmall(s.Cache, d.Digest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := few.PutBytes(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	reversed := []recipes.LockedImage{locked[2], locked[1], locked[0]}
+	for range 3 {
+		meta2, snapshots2, err := Databases(t.Context(), few, reversed, epoch.In(time.FixedZone("far", 3600)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(meta, meta2) || !bytes.Equal(snapshots, snapshots2) {
+			t.Error("two runs give different bytes")
+		}
+	}
+	if len(meta) > 1<<20 || len(snapshots) > 1<<17 {
+		t.Errorf("the databases have %d and %d bytes", len(meta), len(snapshots))
+	}
+	if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) != 0 {
+		t.Errorf("left in the temporary folder: %v, %v", left, err)
+	}
+}
+
+func TestContainerdKnowsTheImages(t *testing.T) {
+	s := newSources(t)
+	locked := fetched(t, s)
+	dir, root := nodeStore(t, s, locked), t.TempDir()
+	boot(t, dir, root)
+	n := startNode(t, root)
+
+	list := n.ctr(t, "images", "ls")
+	check := n.ctr(t, "images", "check")
+	var names []string
+	for _, image := range locked {
+		parts, err := readParts(s.Cache, image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, err := recordNames(image, parts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, found...)
+		for _, name := range found {
+			line := lineOf(list, name)
+			for _, want := range []string{image.Digest, "io.cri-containerd.image=managed", "io.cri-containerd.pinned=pinned", image.Platform} {
+				// An image id is one record for all images that share it.
+				if !strings.Contains(line, want) && !(want == image.Digest && strings.HasPrefix(name, "sha256:")) {
+					t.Errorf("%s: %q lacks %s", name, line, want)
+				}
+			}
+			if line := lineOf(check, name); !strings.Contains(line, "complete (") || strings.Contains(line, "incomplete") {
+				t.Errorf("%s is not complete: %q", name, line)
+			}
+		}
+		content := n.ctr(t, "content", "ls")
+		for _, d := range parts.all() {
+			line := lineOf(content, d.Digest.String())
+			if !strings.Contains(line, "containerd.io/distribution.source.") {
+				t.Errorf("%s: %q has no source label", d.Digest, line)
+			}
+			if d.Digest == parts.manifest.Digest && (!strings.Contains(line, "containerd.io/gc.ref.content.config="+parts.config.Digest.String()) || !strings.Contains(line, "containerd.io/gc.ref.content.l.0="+parts.layers[0].Digest.String())) {
+				t.Errorf("manifest %q lacks its children", line)
+			}
+			if d.Digest == parts.target.Digest && d.Digest != parts.manifest.Digest && !strings.Contains(line, "containerd.io/gc.ref.content.m.") {
+				t.Errorf("index %q lacks its children", line)
+			}
+		}
+	}
+	if got := len(strings.Fields(n.ctr(t, "images", "ls", "-q"))); got < len(locked)*2+1 || got > len(names) {
+		t.Errorf("%d image records for %v", got, names)
+	}
+
+	blobs := filepath.Join(root, "io.containerd.content.v1.content", "blobs", "sha256")
+	before := countFiles(t, blobs)
+	n.collect(t)
+	if after := countFiles(t, blobs); after != before || before == 0 {
+		t.Errorf("the garbage collector left %d of %d blobs", after, before)
+	}
+
+	store := countFiles(t, filepath.Join(dir, "store", "blobs", "sha256"))
+	n.ctr(t, append([]string{"images", "rm", "--sync"}, unique(names)...)...)
+	if left := countFiles(t, blobs); left != 0 {
+		t.Errorf("%d blobs are left of removed images", left)
+	}
+	if after := countFiles(t, filepath.Join(dir, "store", "blobs", "sha256")); after != store {
+		t.Errorf("removing images took %d files of the store away", store-after)
+	}
+	n.stop(t)
+
+	// What a user removed stays removed over the next boot.
+	boot(t, dir, root)
+	again := startNode(t, root)
+	if list := again.ctr(t, "images", "ls", "-q"); list != "" {
+		t.Errorf("after the second boot there are %s", list)
+	}
+}
+
+// collect makes containerd collect garbage now: that is what removing a lease synchronously does.
+func (n *node) collect(t *testing.T) {
+	t.Helper()
+	n.ctr(t, "leases", "create", "--id", "collect")
+	n.ctr(t, "leases", "delete", "--sync", "collect")
+}
+
+// lineOf returns the line that begins with name.
+func lineOf(text, name string) string {
+	for line := range strings.Lines(text) {
+		if fields := strings.Fields(line); len(fields) > 0 && fields[0] == name {
+			return line
+		}
+	}
+	return ""
+}
+
+func unique(list []string) []string {
+	seen := map[string]bool{}
+	var once []string
+	for _, s := range list {
+		if !seen[s] {
+			seen[s] = true
+			once = append(once, s)
+		}
+	}
+	return once
+}
+
+func countFiles(t *testing.T, dir string) int {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func TestInterruptedBootIsCompleted(t *testing.T) {
+	s := newSources(t)
+	locked := fetched(t, s)
+	dir := nodeStore(t, s, locked)
+	for name, leave := range map[string]func(t *testing.T, root string){
+		"nothing": func(*testing.T, string) {},
+		"some links": func(t *testing.T, root string) {
+			blobs := filepath.Join(root, "io.containerd.content.v1.content", "blobs", "sha256")
+			if err := os.MkdirAll(blobs, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			d := digest.Digest(locked[0].Manifest).Encoded()
+			if err := os.Symlink(filepath.Join(dir, "store", "blobs", "sha256", d), filepath.Join(blobs, d)); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"half a database": func(t *testing.T, root string) {
+			boot(t, dir, root)
+			if err := os.Remove(filepath.Join(root, "io.containerd.metadata.v1.bolt", "meta.db")); err != nil {
+				t.Fatal(err)
+			}
+			writeFile(t, filepath.Join(root, "io.containerd.metadata.v1.bolt", "meta.db.new"), []byte("half"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			leave(t, root)
+			boot(t, dir, root)
+			for file, source := range map[string]string{
+				"io.containerd.metadata.v1.bolt/meta.db":             "databases/meta.db",
+				"io.containerd.snapshotter.v1.overlayfs/metadata.db": "databases/metadata.db",
+			} {
+				got, err := os.ReadFile(filepath.Join(root, file))
+				want, wantErr := os.ReadFile(filepath.Join(dir, source))
+				if err != nil || wantErr != nil || !bytes.Equal(got, want) {
+					t.Errorf("%s is not the store's: %v, %v", file, err, wantErr)
+				}
+			}
+			blobs := filepath.Join(root, "io.containerd.content.v1.content", "blobs", "sha256")
+			if got, want := countFiles(t, blobs), countFiles(t, filepath.Join(dir, "store", "blobs", "sha256")); got != want {
+				t.Errorf("%d of %d blobs are linked", got, want)
+			}
+			var left []string
+			_ = filepath.WalkDir(root, func(path string, _ os.DirEntry, _ error) error {
+				if strings.HasSuffix(path, ".new") {
+					left = append(left, path)
+				}
+				return nil
+			})
+			if left != nil {
+				t.Errorf("left over: %v", left)
+			}
+		})
+	}
+}
