@@ -165,7 +165,7 @@ func (b *Broker) serveManifest(w http.ResponseWriter, r *http.Request, images []
 			return
 		}
 		for _, d := range []ocispec.Descriptor{parts.target, parts.manifest} {
-			if d.Digest.String() == identifier || d.Digest == parts.target.Digest && tag(image) == identifier {
+			if d.Digest.String() == identifier || d.Digest == parts.target.Digest && identifier != "" && tag(image) == identifier {
 				b.serveFile(w, r, image, d)
 				return
 			}

@@ -100,6 +100,7 @@ func TestBrokerServesTheLockAndNothingElse(t *testing.T) {
 		{"GET", "/v2/coredns/coredns/blobs/" + appParts.layers[0].Digest.String() + "?ns=registry.k8s.io", 404, ""},
 		{"GET", "/v2/coredns/coredns/blobs/sha256:../../etc/passwd?ns=registry.k8s.io", 404, ""},
 		{"GET", "/v2/coredns/coredns/tags/list?ns=registry.k8s.io", 404, ""},
+		{"GET", "/v2/coredns/coredns/manifests/?ns=registry.k8s.io", 404, ""},
 		{"GET", "/v2/_catalog", 404, ""},
 		{"GET", "/etc/passwd", 404, ""},
 		{"PUT", "/v2/coredns/coredns/manifests/v1.12.1?ns=registry.k8s.io", 405, ""},

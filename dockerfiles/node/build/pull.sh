@@ -11,7 +11,9 @@ broker=${NODEIMG_BROKER:-/run/nodeimg/broker.sock}
 out=${NODEIMG_OUT:-/out}
 
 mkdir -p "$out/blobs/sha256"
+# Content lies beside its goal, to be moved there; sockets lie where their path is short.
 work=$(mktemp -d "$out/.pull.XXXXXX")
+state=$(mktemp -d)
 socat_pid=
 containerd_pid=
 
@@ -38,7 +40,7 @@ finish() {
 			fi
 		done
 	fi
-	rm -rf "$work"
+	rm -rf "$work" "$state"
 	exit "$status"
 }
 trap finish EXIT
@@ -74,13 +76,14 @@ HOSTS
 
 socat TCP-LISTEN:5000,bind=127.0.0.1,fork,reuseaddr "UNIX-CONNECT:$broker" 2>"$work/socat.log" &
 socat_pid=$!
-containerd --config "$work/config.toml" --root "$work/root" --state "$work/state" --address "$work/containerd.sock" >"$work/containerd.log" 2>&1 &
+containerd --config "$work/config.toml" --root "$work/root" --state "$state/containerd" --address "$state/containerd.sock" \
+	--log-level warn >"$work/containerd.log" 2>&1 &
 containerd_pid=$!
 
-inner() { ctr --address "$work/containerd.sock" --namespace k8s.io "$@"; }
+inner() { ctr --address "$state/containerd.sock" --namespace k8s.io "$@"; }
 
 tries=0
-until [ -S "$work/containerd.sock" ] && inner version >/dev/null 2>&1; do
+until [ -S "$state/containerd.sock" ] && inner version >/dev/null 2>&1; do
 	tries=$((tries + 1))
 	if [ "$tries" -gt 600 ] || ! kill -0 "$containerd_pid" 2>/dev/null; then
 		echo "containerd did not start" >&2
@@ -102,7 +105,7 @@ for blob in "$work"/root/io.containerd.content.v1.content/blobs/sha256/*; do
 	mv -f "$blob" "$out/blobs/sha256/"
 done
 chmod 0644 "$out"/blobs/sha256/*
-rm -rf "$work"
+rm -rf "$work" "$state"
 if [ -n "${SOURCE_DATE_EPOCH:-}" ]; then
 	find "$out" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 fi
