@@ -11,7 +11,6 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/nodeimg/nodeimg/internal/progress"
 	"github.com/nodeimg/nodeimg/recipes"
@@ -158,7 +157,7 @@ func dockerLayers(ctx context.Context, img v1.Image) ([]dockerLayer, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading a layer: %w", err)
 		}
-		size, err := uncompressedSize(ctx, layer)
+		size, err := uncompressedSize(ctx, layer, diffID)
 		if err != nil {
 			return nil, fmt.Errorf("reading layer %s: %w", diffID, err)
 		}
@@ -167,12 +166,12 @@ func dockerLayers(ctx context.Context, img v1.Image) ([]dockerLayer, error) {
 	return found, nil
 }
 
-func uncompressedSize(ctx context.Context, layer v1.Layer) (int64, error) {
-	mediaType, err := layer.MediaType()
+func uncompressedSize(ctx context.Context, layer v1.Layer, diffID v1.Hash) (int64, error) {
+	hash, err := layer.Digest()
 	if err != nil {
 		return 0, err
 	}
-	if mediaType == types.OCIUncompressedLayer || mediaType == types.DockerUncompressedLayer {
+	if hash == diffID {
 		return layer.Size()
 	}
 	r, err := layer.Uncompressed()

@@ -39,7 +39,11 @@ func newRootCommand() *cobra.Command {
 		},
 	}
 	root.AddCommand(
+		newBuildCommand(),
+		newDockerfileCommand(),
 		newInitCommand(),
+		newInspectCommand(),
+		newLockCommand(),
 		newSchemaCommand(),
 		newValidateCommand(),
 		newVersionCommand(),
