@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,7 +22,7 @@ var programs = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	programsDir = dir
-	build := exec.Command("go", "build", "-trimpath", "-tags", "no_btrfs no_zfs", "-o", dir+"/", "tool")
+	build := exec.Command("go", "build", "-trimpath", "-tags", "no_btrfs no_zfs", "-o", dir+"/", "tool", "./criimages")
 	build.Dir = filepath.Join("testdata", "containerd")
 	build.Env = append(environment, "CGO_ENABLED=0", "GOFLAGS=-mod=readonly")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -70,8 +71,13 @@ func startNode(t *testing.T, root string) *node {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	n := &node{dir: dir, root: root, socket: filepath.Join(dir, "containerd.sock")}
 	config := filepath.Join(dir, "config.toml")
-	// The runtime's parts would want the machine's network and cgroups; images need none of them.
-	writeFile(t, config, []byte("version = 3\ndisabled_plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.cri.v1.runtime', 'io.containerd.cri.v1.images', 'io.containerd.nri.v1.nri']\n"))
+	// The CRI plugin is what the kubelet asks; nothing here runs a container.
+	writeFile(t, config, fmt.Appendf(nil, `version = 3
+disabled_plugins = ["io.containerd.nri.v1.nri"]
+[plugins."io.containerd.cri.v1.runtime".cni]
+bin_dirs = [%q]
+conf_dir = %q
+`, dir, dir))
 	if n.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
 		t.Fatal(err)
 	}
@@ -114,6 +120,16 @@ func (n *node) stop(t *testing.T) {
 		t.Errorf("containerd ended with %v\n%s", err, n.text(t))
 	}
 	_ = n.log.Close()
+}
+
+// cri returns a line per image that the CRI plugin knows: id, pinned, tags, digests.
+func (n *node) cri(t *testing.T) []string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), filepath.Join(mustPrograms(t), "criimages"), n.socket).Output()
+	if err != nil {
+		t.Fatalf("asking the CRI plugin: %v\n%s", err, n.text(t))
+	}
+	return slices.Collect(strings.Lines(string(out)))
 }
 
 // ctr runs ctr in the namespace of Kubernetes and returns what it prints.

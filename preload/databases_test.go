@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -136,6 +137,21 @@ func TestContainerdKnowsTheImages(t *testing.T) {
 		t.Errorf("%d image records for %v", got, names)
 	}
 
+	known := n.cri(t)
+	for _, image := range locked {
+		parts, err := readParts(s.Cache, image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		named, _, _ := strings.Cut(image.Reference, ":")
+		// Two references with one config are one image to the kubelet.
+		right := slices.ContainsFunc(known, func(line string) bool {
+			return strings.HasPrefix(line, parts.config.Digest.String()+" true ") && strings.Contains(line, image.Reference) && strings.Contains(line, named+"@"+image.Digest)
+		})
+		if !right {
+			t.Errorf("the CRI plugin does not know %s with id %s as pinned: %q", image.Reference, parts.config.Digest, known)
+		}
+	}
 	blobs := filepath.Join(root, "io.containerd.content.v1.content", "blobs", "sha256")
 	before := countFiles(t, blobs)
 	n.collect(t)
