@@ -264,7 +264,7 @@ func (c *compiler) download(ctx context.Context, scratch, path, version string, 
 	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module nodeimg.dev/download\n"), 0o644); err != nil {
 		return moduleFact{}, fmt.Errorf("writing go.mod: %w", err)
 	}
-	out, runErr := c.tool.run(ctx, dir, nil, logTo(step), "mod", "download", "-json", path+"@"+version)
+	out, runErr := c.tool.run(ctx, dir, nil, func(line string) { step.Log("%s", line) }, "mod", "download", "-json", path+"@"+version)
 	var got struct {
 		Sum, GoMod, Info, Error string
 	}
@@ -319,7 +319,19 @@ func (c *compiler) compile(ctx context.Context, p project, in *content, modules 
 	for _, prog := range p.programs {
 		args = append(args, prog.pkg)
 	}
-	if _, err := c.tool.run(ctx, source, in.Env, logTo(step), args...); err != nil {
+	var unpinned []string
+	log := func(line string) {
+		step.Log("%s", line)
+		if pkg, ok := strings.CutPrefix(line, "go: finding module for package "); ok {
+			unpinned = append(unpinned, pkg)
+		}
+	}
+	_, err := c.tool.run(ctx, source, in.Env, log, args...)
+	if len(unpinned) > 0 && ctx.Err() == nil {
+		// go then looks for the newest version there is, which may be another one tomorrow.
+		return nil, fmt.Errorf("finding modules: no required module has the packages %s", strings.Join(unpinned, ", "))
+	}
+	if err != nil {
 		return nil, err
 	}
 
@@ -354,8 +366,4 @@ func (c *compiler) store(path string) (file, error) {
 		return file{}, fmt.Errorf("storing a compiled program: %w", err)
 	}
 	return file{Digest: d, Size: size}, nil
-}
-
-func logTo(step *progress.Step) func(string) {
-	return func(line string) { step.Log("%s", line) }
 }

@@ -1,0 +1,115 @@
+package modules
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nodeimg/nodeimg/recipes"
+)
+
+// TestTable checks that the images of every kind of request are made of programs that it compiles, at paths and under names that hold.
+func TestTable(t *testing.T) {
+	for _, req := range []Request{
+		{Kubernetes: "v1.34.10", Containerd: "2.4.2", CNI: recipes.CNIFlannel},
+		{Kubernetes: "v1.36.3", Containerd: "2.4.2", CNI: recipes.CNINone},
+		{Kubernetes: "v1.37.0-rc.1", CNI: recipes.CNIFlannel},
+	} {
+		t.Run(req.Kubernetes, func(t *testing.T) {
+			programs, paths := map[string]bool{}, map[string]bool{}
+			for _, p := range projectsFor(req) {
+				if !strings.HasPrefix(p.version, "v") {
+					t.Errorf("project %s has version %q", p.name, p.version)
+				}
+				for _, prog := range p.programs {
+					programs[p.name+"/"+prog.name()] = true
+					if prog.path != "" && paths[prog.path] {
+						t.Errorf("two programs want %s", prog.path)
+					}
+					paths[prog.path] = true
+				}
+			}
+			roles := map[recipes.ImageRole]int{}
+			for _, img := range imagesFor(req) {
+				roles[img.role]++
+				named, err := reference.ParseNormalizedNamed(img.reference)
+				if err != nil || named.String() != img.reference {
+					t.Errorf("reference %s: normalised %v, %v", img.reference, named, err)
+				}
+				for _, f := range img.files {
+					if !programs[f.program] {
+						t.Errorf("image %s holds %s, which nothing compiles", img.reference, f.program)
+					}
+				}
+			}
+			want := map[recipes.ImageRole]int{recipes.RoleControlPlane: 4, recipes.RoleEtcd: 1, recipes.RoleDNS: 1, recipes.RoleSandbox: 1}
+			if req.CNI == recipes.CNIFlannel {
+				want[recipes.RoleCNI] = 1
+			}
+			if diff := cmp.Diff(want, roles); diff != "" {
+				t.Errorf("roles (-want +got):\n%s", diff)
+			}
+			if got := programs["containerd/containerd"]; got != (req.Containerd != "") {
+				t.Errorf("containerd compiled: %v", got)
+			}
+		})
+	}
+}
+
+// TestUpstreamTagsAreTruthful guards the rule that a tag of upstream's is used only for what was compiled from that version alone.
+func TestUpstreamTagsAreTruthful(t *testing.T) {
+	var names []string
+	for _, img := range imagesFor(Request{Kubernetes: "v1.34.10", CNI: recipes.CNIFlannel}) {
+		names = append(names, img.reference)
+	}
+	slices.Sort(names)
+	want := []string{
+		"ghcr.io/flannel-io/flannel:v0.28.4",
+		"registry.k8s.io/coredns/coredns:v1.15.0-nodeimg",
+		"registry.k8s.io/etcd:3.6.16-nodeimg",
+		"registry.k8s.io/kube-apiserver:v1.34.10",
+		"registry.k8s.io/kube-controller-manager:v1.34.10",
+		"registry.k8s.io/kube-proxy:v1.34.10",
+		"registry.k8s.io/kube-scheduler:v1.34.10",
+		"registry.k8s.io/pause:1.0.0-nodeimg",
+	}
+	if diff := cmp.Diff(want, names); diff != "" {
+		t.Errorf("references (-want +got):\n%s", diff)
+	}
+}
+
+func TestLdflags(t *testing.T) {
+	released := time.Date(2026, 7, 22, 22, 5, 6, 0, time.UTC)
+	for _, test := range []struct {
+		name string
+		p    project
+		m    moduleFact
+		cgo  bool
+		want string
+	}{
+		{
+			name: "kubernetes", p: projectsFor(Request{Kubernetes: "v1.36.3"})[0], m: moduleFact{Version: "v1.36.3", Time: released},
+			want: "-s -w" +
+				" -X k8s.io/component-base/version.gitVersion=v1.36.3 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36" +
+				" -X k8s.io/component-base/version.gitTreeState=archive -X k8s.io/component-base/version.gitCommit=unknown -X k8s.io/component-base/version.buildDate=2026-07-22T22:05:06Z" +
+				" -X k8s.io/client-go/pkg/version.gitVersion=v1.36.3 -X k8s.io/client-go/pkg/version.gitMajor=1 -X k8s.io/client-go/pkg/version.gitMinor=36" +
+				" -X k8s.io/client-go/pkg/version.gitTreeState=archive -X k8s.io/client-go/pkg/version.gitCommit=unknown -X k8s.io/client-go/pkg/version.buildDate=2026-07-22T22:05:06Z",
+		},
+		{name: "no stamp", p: project{modules: []string{"example.com/m"}}, want: "-s -w"},
+		{
+			name: "stamp and cgo", p: project{modules: []string{"example.com/m"}, stamps: stampVersion("example.com/m.V")}, m: moduleFact{Version: "v1.2.3"}, cgo: true,
+			want: "-s -w -X example.com/m.V=v1.2.3 -linkmode external -extldflags -static",
+		},
+		{name: "own program", p: project{version: "v1.0.0"}, want: "-s -w -X main.version=v1.0.0"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if diff := cmp.Diff(test.want, ldflags(test.p, test.m, test.cgo)); diff != "" {
+				t.Errorf("ldflags (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
