@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/google/renameio/v2"
@@ -70,6 +71,7 @@ func shippedNames() []string {
 	for i := range files {
 		files[i] = strings.TrimSuffix(files[i], ".yaml")
 	}
+	slices.Sort(files) // k8s-node.yaml comes after k8s-node-source.yaml, k8s-node before k8s-node-source.
 	return files
 }
 
