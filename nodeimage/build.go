@@ -112,15 +112,17 @@ func solve(ctx context.Context, document *recipes.Document, lock *recipes.Lock, 
 	}
 	defer broker.Close()
 	request := builder.Request{
-		Name:       document.Recipe.Metadata.Name,
-		Dockerfile: compiled.Dockerfile,
-		Platform:   lock.Platform,
-		Contexts:   map[string]fsutil.FS{},
-		Layouts:    map[string]builder.Layout{},
-		Sockets:    map[string]string{dockerfiles.BrokerSocket: broker.Socket()},
-		Epoch:      options.Epoch,
-		NoCache:    options.NoCache,
-		Output:     work,
+		Name: document.Recipe.Metadata.Name,
+		// The files' times stand for their content, so one name for all solves of a recipe is enough.
+		Fingerprint: document.Recipe.Metadata.Name,
+		Dockerfile:  compiled.Dockerfile,
+		Platform:    lock.Platform,
+		Contexts:    map[string]fsutil.FS{},
+		Layouts:     map[string]builder.Layout{},
+		Sockets:     map[string]string{dockerfiles.BrokerSocket: broker.Socket()},
+		Epoch:       options.Epoch,
+		NoCache:     options.NoCache,
+		Output:      work,
 	}
 	for _, c := range compiled.Contexts {
 		if c.Layout != "" {

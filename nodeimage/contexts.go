@@ -3,9 +3,10 @@ package nodeimage
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	iofs "io/fs"
 	"os"
@@ -52,16 +53,15 @@ func newContextFS(c *cache.Cache, files []dockerfiles.ContextFile, epoch time.Ti
 	return f
 }
 
-// modTime depends on the content and lies after the epoch: BuildKit takes a file of equal size and time for unchanged, and the exporter
-// sets every later time to the epoch.
+// modTime stands for the content: BuildKit takes a file of equal size and time for unchanged. It lies after the epoch, and the exporter
+// sets every later time to the epoch. 2^58 nanoseconds are nine years.
 func modTime(file dockerfiles.ContextFile, epoch time.Time) int64 {
-	d := digest.Digest(file.Blob)
-	if d == "" {
-		d = digest.FromBytes(file.Content)
+	content := file.Blob
+	if content == "" {
+		content = digest.FromBytes(file.Content).String()
 	}
-	sum := fnv.New32a()
-	fmt.Fprint(sum, d, file.Link)
-	return epoch.Add(time.Duration(1+sum.Sum32()%(1<<28)) * time.Second).UnixNano()
+	sum := sha256.Sum256([]byte(content + file.Link))
+	return epoch.UnixNano() + 1 + int64(binary.BigEndian.Uint64(sum[:8])>>6)
 }
 
 // Walk implements fsutil.FS.
