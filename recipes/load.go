@@ -97,6 +97,9 @@ func Load(path string, stdin io.Reader) ([]*Document, error) {
 	var problems []Problem
 	names := map[string]int{}
 	for _, p := range split(text) {
+		if len(problems) > maxProblems {
+			break
+		}
 		document, found := parse(file, dir, p)
 		problems = append(problems, found...)
 		if document == nil {
@@ -117,9 +120,19 @@ func Load(path string, stdin io.Reader) ([]*Document, error) {
 			Message: "holds no recipe; write one with \"nodeimg init\""})
 	}
 	if len(problems) > 0 {
-		return nil, NewInputError(problems...)
+		return nil, shorten(NewInputError(problems...))
 	}
 	return documents, nil
+}
+
+// shorten cuts a list of problems that nobody would read to its end.
+func shorten(err *InputError) *InputError {
+	if len(err.Problems) > maxProblems {
+		err.Problems[maxProblems].Field = ""
+		err.Problems[maxProblems].Message = "has more mistakes than are shown; is this a recipe?"
+		err.Problems = err.Problems[:maxProblems+1]
+	}
+	return err
 }
 
 // readLimited returns the whole file, at most MaxSize bytes of it.
@@ -166,14 +179,15 @@ var documentStart = regexp.MustCompile(`(?m)^---(?:[ \t\r]|$)`)
 // split cuts a file into its documents, the markers included.
 func split(text []byte) []part {
 	var parts []part
-	start := 0
+	start, line := 0, 0
 	for _, match := range documentStart.FindAllIndex(text, -1) {
 		if match[0] > start {
-			parts = append(parts, part{text[start:match[0]], bytes.Count(text[:start], []byte("\n"))})
+			parts = append(parts, part{text[start:match[0]], line})
+			line += bytes.Count(text[start:match[0]], []byte("\n"))
 		}
 		start = match[0]
 	}
-	return append(parts, part{text[start:], bytes.Count(text[:start], []byte("\n"))})
+	return append(parts, part{text[start:], line})
 }
 
 // parse reads one document. It returns no document when the text is not a recipe at all or holds nothing but comments. Mistakes in
@@ -200,7 +214,7 @@ func parse(file, dir string, p part) (*Document, []Problem) {
 		return nil, w.problems
 	}
 	pruned, _ := w.walk("", node, nil, schemaField{typ: reflect.TypeFor[Recipe]()})
-	if w.exhausted(node) {
+	if w.exhausted() {
 		return nil, w.problems
 	}
 	document := &Document{File: file, Dir: dir, positions: w.positions}

@@ -297,21 +297,28 @@ func wantInputError(t *testing.T, path, want string) {
 	}
 }
 
-// TestAliasBomb loads a file in which every alias stands for a mapping with very many mistakes.
-func TestAliasBomb(t *testing.T) {
-	var b strings.Builder
-	b.WriteString(minimal + "  files:\n  - &f {")
+// TestManyProblems loads files with more mistakes than anyone would read, the first with more than bytes: every alias stands for a
+// mapping with very many mistakes.
+func TestManyProblems(t *testing.T) {
+	var unknown strings.Builder
 	for i := range 20_000 {
-		fmt.Fprintf(&b, "f%d: 1, ", i)
+		fmt.Fprintf(&unknown, "f%d: 1, ", i)
 	}
-	b.WriteString("}\n" + strings.Repeat("  - *f\n", 50_000))
-	_, err := Load("-", strings.NewReader(b.String()))
-	var input *InputError
-	if !errors.As(err, &input) {
-		t.Fatalf("got %v, want an *InputError", err)
-	}
-	if len(input.Problems) != maxProblems+1 || !strings.Contains(err.Error(), "has more mistakes than are shown") {
-		t.Errorf("got %d problems", len(input.Problems))
+	for name, text := range map[string]string{
+		"aliases":   minimal + "  files:\n  - &f {" + unknown.String() + "}\n" + strings.Repeat("  - *f\n", 50_000),
+		"values":    minimal + "  packages:\n" + strings.Repeat("  - A\n", 100_000),
+		"documents": strings.Repeat("---\na: b\n", 50_000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Load("-", strings.NewReader(text))
+			var input *InputError
+			if !errors.As(err, &input) {
+				t.Fatalf("got %v, want an *InputError", err)
+			}
+			if n := len(input.Problems); n != maxProblems+1 || !strings.HasSuffix(err.Error(), "has more mistakes than are shown; is this a recipe?") {
+				t.Errorf("got %d problems, the last: %v", n, input.Problems[n-1])
+			}
+		})
 	}
 }
 

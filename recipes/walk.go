@@ -23,8 +23,8 @@ type walker struct {
 	misspelt []string
 }
 
-// maxProblems bounds the mistakes in the structure of one document. A mapping full of unknown fields can be repeated by aliases of a few
-// bytes, so their number is not bounded by the size of the file; that of correct fields is.
+// maxProblems bounds the mistakes that are shown, and those that the walk collects: a mapping full of unknown fields can be repeated by
+// aliases of a few bytes, so their number is not bounded by the size of the file. That of correct fields is.
 const maxProblems = 1000
 
 // expectations says what belongs into the fields that must be there, for the message that they are missing.
@@ -92,17 +92,12 @@ func (w *walker) broken() func(path string) bool {
 }
 
 // exhausted tells whether there were so many mistakes that the walk stops.
-func (w *walker) exhausted(node *yamlv3.Node) bool {
-	if len(w.problems) == maxProblems {
-		w.report(node, "", "has more mistakes than are shown; is this a recipe?")
-	}
-	return len(w.problems) > maxProblems
-}
+func (w *walker) exhausted() bool { return len(w.problems) > maxProblems }
 
 // walk compares node with the type and returns what is usable of it; ok is false when nothing is. The key is nil in lists and at the
 // top; it is where a collection is said to stand, since the collection itself begins with its first element.
 func (w *walker) walk(path string, node, key *yamlv3.Node, field schemaField) (value any, ok bool) {
-	if w.exhausted(node) {
+	if w.exhausted() {
 		return nil, false
 	}
 	at, t := node, field.typ
@@ -174,7 +169,7 @@ func (w *walker) walkStruct(path string, at, node *yamlv3.Node, t reflect.Type) 
 		}
 	})
 	for _, f := range fields {
-		if w.exhausted(node) {
+		if w.exhausted() {
 			break
 		}
 		child := join(path, f.name)
@@ -209,7 +204,7 @@ func (w *walker) eachPair(path string, node *yamlv3.Node, child func(name string
 	lines := map[string]int{}
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		key, value := node.Content[i], node.Content[i+1]
-		if w.exhausted(key) {
+		if w.exhausted() {
 			return
 		}
 		if key.Kind != yamlv3.ScalarNode {
