@@ -34,21 +34,13 @@ var (
 	zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
 )
 
-// openArchive opens a docker-archive or OCI archive. A compressed one is unpacked into the cache once.
+// openArchive opens a docker-archive or OCI archive.
 func openArchive(ctx context.Context, c *cache.Cache, file string) (*local, error) {
-	f, err := os.Open(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, recipes.InputErrorf("there is no archive %s", file)
-	}
+	files, closer, err := ArchiveFiles(ctx, c, file)
 	if err != nil {
-		return nil, fmt.Errorf("opening archive: %w", err)
+		return nil, err
 	}
-	plain, err := decompressed(ctx, c, f)
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("opening archive %s: %w", file, err)
-	}
-	return openTar(file, plain)
+	return openFiles(file, files, closer.Close)
 }
 
 // openEngine exports an image from the Docker Engine into a file that has no name, so that nothing is left of it however this ends.

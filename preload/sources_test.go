@@ -2,6 +2,7 @@ package preload
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -280,6 +282,104 @@ func TestPrivateRegistry(t *testing.T) {
 	writeFile(t, filepath.Join(os.Getenv("DOCKER_CONFIG"), "config.json"), fmt.Appendf(nil, `{"auths":{%q:{"auth":%q}}}`, p.host, auth))
 	again := &Sources{Cache: s.Cache, RetryWait: s.RetryWait}
 	mustFetch(t, again, mustResolve(t, again, src))
+}
+
+// TestTokenRegistry has a registry as Docker Hub is: it hands out tokens for a scope, and they expire while it is in use.
+func TestTokenRegistry(t *testing.T) {
+	p, s := startRegistry(t), newSources(t)
+	src := recipes.ImageSource{Registry: p.push(t, "a/b:1", newImage(t, "amd64", 3, 1000))}
+	uses := map[string]int{}
+	var scopes []string
+	p.set(func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if r.URL.Path == "/token" {
+			scopes = append(scopes, r.URL.Query().Get("scope"))
+			fmt.Fprintf(w, `{"token":"token-%d"}`, len(scopes))
+			return true
+		}
+		token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if uses[token]++; token == fmt.Sprintf("token-%d", len(scopes)) && uses[token] <= 2 {
+			return false
+		}
+		w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="http://%s/token",service="test",scope="repository:a/b:pull"`, p.host))
+		w.WriteHeader(http.StatusUnauthorized)
+		return true
+	})
+	mustFetch(t, s, mustResolve(t, s, src))
+	if len(scopes) < 2 {
+		t.Errorf("only %d tokens were asked for", len(scopes))
+	}
+	for _, scope := range scopes {
+		if scope != "repository:a/b:pull" {
+			t.Errorf("a token was asked for %q", scope)
+		}
+	}
+}
+
+// TestStaticMirror has a mirror that is a plain file server and so knows no media types.
+func TestStaticMirror(t *testing.T) {
+	p, s := startRegistry(t), newSources(t)
+	index := newIndex(t, map[string]v1.Image{"amd64": newOCIImage(t, "amd64", 1, 1000)})
+	p.push(t, "k8s/pause:3.10", index)
+	p.set(func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
+		next.ServeHTTP(plainText{w}, r)
+		return true
+	})
+	s.Mirrors = map[string]string{"registry.k8s.io": "http://" + p.host + "/k8s"}
+	locked := mustResolve(t, s, recipes.ImageSource{Registry: "registry.k8s.io/pause:3.10"})
+	mustFetch(t, s, locked)
+	if locked[0].MediaType != "application/vnd.oci.image.index.v1+json" || locked[0].Reference != "registry.k8s.io/pause:3.10" {
+		t.Errorf("got %+v", locked[0])
+	}
+}
+
+type plainText struct{ http.ResponseWriter }
+
+func (w plainText) WriteHeader(status int) {
+	w.Header().Set("Content-Type", "text/plain")
+	w.Header().Del("Docker-Content-Digest")
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// TestInterruptedFetchIsResumed ends a fetch as Ctrl-C does and lets another process, as it were, go on.
+func TestInterruptedFetchIsResumed(t *testing.T) {
+	p, s := startRegistry(t), newSources(t)
+	locked := mustResolve(t, s, recipes.ImageSource{Registry: p.push(t, "a/b:1", newImage(t, "amd64", 1, 100_000))})
+	parts, err := readParts(s.Cache, locked[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer := parts.layers[0]
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	p.set(func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
+		next.ServeHTTP(&cutWriter{ResponseWriter: w, left: 30_000}, r)
+		for {
+			// The bytes must have arrived, or there would be nothing to resume.
+			if info, err := os.Stat(s.Cache.PartialPath(layer.Digest)); err == nil && info.Size() == 30_000 {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		cancel()
+		<-r.Context().Done()
+		return true
+	})
+	if err := s.Fetch(ctx, locked[0]); !errors.Is(err, context.Canceled) {
+		t.Fatalf("the error is %v", err)
+	}
+	p.set(func(_ http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+		if header := r.Header.Get("Range"); header != "" {
+			r.Header.Set("Range", fmt.Sprint(header, layer.Size-1))
+		}
+		return false
+	})
+	mustFetch(t, &Sources{Cache: s.Cache}, locked)
+	checkBlob(t, s.Cache, layer.Digest)
+	if !slices.Equal(p.ranges, []string{"bytes=30000-"}) {
+		t.Errorf("resumed at %v", p.ranges)
+	}
 }
 
 func TestNoImageForThePlatform(t *testing.T) {
