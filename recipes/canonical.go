@@ -9,7 +9,8 @@ import (
 )
 
 // Canonical returns the recipe in the form that its digest is taken of: JSON with all defaults filled in, fields in the order of the
-// type, map keys and package names sorted. Recipes that mean the same have the same canonical form, however they are written.
+// type, map keys and package names sorted. Recipes that mean the same have the same canonical form, however they are written. Other
+// lists keep their order, which can matter.
 func (r *Recipe) Canonical() []byte {
 	var c Recipe
 	if err := json.Unmarshal(mustMarshal(r), &c); err != nil {

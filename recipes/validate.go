@@ -182,7 +182,7 @@ func checkEngine(c *checker) {
 	for i, s := range served {
 		names[i] = string(s)
 	}
-	c.report("spec.preload.engine", "found %s, which cannot serve cri %s but %s; expected auto", engine, cri, oneOf(names))
+	c.report("spec.preload.engine", "found %s, which serves %s but not cri %s; expected auto", engine, oneOf(names), cri)
 }
 
 func checkRun(c *checker) {

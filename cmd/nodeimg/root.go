@@ -55,7 +55,7 @@ func newRootCommand() *cobra.Command {
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := newRootCommand()
 	root.SetArgs(args)
-	root.SetIn(contextReader{ctx, stdin})
+	root.SetIn(interruptible(ctx, stdin))
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	started := false

@@ -5,28 +5,30 @@ import (
 	"io"
 )
 
-// contextReader reads from another reader until its context ends. A read from a terminal or a pipe cannot be interrupted otherwise, and
-// "nodeimg validate -" would not react to Ctrl-C. A read that is under way when the context ends lasts until the process exits.
-type contextReader struct {
-	ctx    context.Context // Lives and ends with the reader: io.Reader has no place for it.
-	reader io.Reader
-}
+type readFunc func(p []byte) (int, error)
 
-func (r contextReader) Read(p []byte) (int, error) {
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }
+
+// interruptible reads from r until ctx ends. A read from a terminal or a pipe cannot be interrupted otherwise, and "nodeimg validate -"
+// would not react to Ctrl-C. A read of r that is under way when the context ends lasts until the process exits.
+func interruptible(ctx context.Context, r io.Reader) io.Reader {
 	type result struct {
-		data []byte
+		text []byte
 		err  error
 	}
-	done := make(chan result, 1)
-	go func() {
-		buffer := make([]byte, len(p)) // Not p: the caller owns it again once Read has returned.
-		n, err := r.reader.Read(buffer)
-		done <- result{buffer[:n], err}
-	}()
-	select {
-	case <-r.ctx.Done():
-		return 0, context.Cause(r.ctx)
-	case got := <-done:
-		return copy(p, got.data), got.err
-	}
+	return readFunc(func(p []byte) (int, error) {
+		done := make(chan result, 1)
+		size := len(p)
+		go func() {
+			buffer := make([]byte, size) // Not p: the caller owns it again once Read has returned.
+			n, err := r.Read(buffer)
+			done <- result{buffer[:n], err}
+		}()
+		select {
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		case got := <-done:
+			return copy(p, got.text), got.err
+		}
+	})
 }
