@@ -23,6 +23,25 @@ import (
 	"github.com/nodeimg/nodeimg/recipes"
 )
 
+// TestResolveToolsFail checks that a failure to make the tools layer ends the compilations.
+func TestResolveToolsFail(t *testing.T) {
+	root := t.TempDir()
+	c, err := cache.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Resolve(t.Context(), c, Request{
+		Kubernetes: "v1.34.10", Platform: "linux/" + runtime.GOARCH,
+		ToolsLayer: func(context.Context) (v1.Layer, error) { return nil, errors.New("no mirror answers") },
+	})
+	if err == nil || !strings.Contains(err.Error(), "no mirror answers") {
+		t.Errorf("error %v does not say why", err)
+	}
+	if left, err := os.ReadDir(filepath.Join(root, "modules")); err != nil || len(left) != 0 {
+		t.Errorf("build folders left: %v, %v", left, err)
+	}
+}
+
 // newCompiler compiles for this machine into a cache in root.
 func newCompiler(t *testing.T, root string) *compiler {
 	t.Helper()

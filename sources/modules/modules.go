@@ -88,30 +88,28 @@ func Resolve(ctx context.Context, c *cache.Cache, req Request) (*Result, error) 
 	}
 
 	builds := make([]*build, len(projects))
+	packer := &packer{cache: c, target: target, epoch: req.Epoch, programs: map[string]file{}}
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(compilations)
-	for i, p := range projects {
-		group.Go(func() error {
-			var err error
-			builds[i], err = compiler.build(groupCtx, p)
-			return err
-		})
-	}
+	group.Go(func() error {
+		if err := packer.addTools(groupCtx, req.ToolsLayer); err != nil {
+			return fmt.Errorf("adding the tools that kube-proxy and the pod network run: %w", err)
+		}
+		return nil
+	})
+	group.Go(func() error { return compiler.buildAll(groupCtx, projects, builds) })
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
 
 	result := &Result{}
-	programs := map[string]file{}
 	for i, p := range projects {
 		parts, modules := lockProject(p, builds[i])
 		result.Parts = append(result.Parts, parts...)
 		result.Modules = append(result.Modules, modules...)
 		for name, f := range builds[i].Programs {
-			programs[p.name+"/"+name] = f
+			packer.programs[p.name+"/"+name] = f
 		}
 	}
-	packer := &packer{cache: c, target: target, epoch: req.Epoch, programs: programs, tools: req.ToolsLayer}
 	if result.Images, err = packer.packAll(ctx, imagesFor(req)); err != nil {
 		return nil, err
 	}
@@ -121,6 +119,20 @@ func Resolve(ctx context.Context, c *cache.Cache, req Request) (*Result, error) 
 		return cmp.Or(cmp.Compare(a.Path, b.Path), semver.Compare(a.Version, b.Version))
 	})
 	return result, nil
+}
+
+// buildAll fills builds with those of projects.
+func (c *compiler) buildAll(ctx context.Context, projects []project, builds []*build) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(compilations)
+	for i, p := range projects {
+		group.Go(func() error {
+			var err error
+			builds[i], err = c.build(ctx, p)
+			return err
+		})
+	}
+	return group.Wait()
 }
 
 // lockProject names p's programs for the node and its modules.

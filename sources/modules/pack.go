@@ -35,7 +35,8 @@ type packer struct {
 	epoch  time.Time
 	// programs by "project/program".
 	programs map[string]file
-	tools    func(context.Context) (v1.Layer, error)
+	// tools is the layer under kube-proxy and flannel.
+	tools v1.Layer
 }
 
 // searchPath is the images' PATH; kubeadm's manifests name kube-apiserver and etcd without a folder.
@@ -48,11 +49,7 @@ func (p *packer) pack(ctx context.Context, img image) (_ recipes.LockedImage, er
 	var layers []v1.Layer
 	cached := true
 	if img.tools {
-		layer, err := p.toolsLayer(ctx)
-		if err != nil {
-			return recipes.LockedImage{}, fmt.Errorf("adding the tools layer: %w", err)
-		}
-		layers = append(layers, layer)
+		layers = append(layers, p.tools)
 	}
 	if img.accounts {
 		layer, ok, err := p.layer(ctx, accounts)
@@ -138,26 +135,27 @@ func (p *packer) store(img image, packed v1.Image) (recipes.LockedImage, error) 
 	return locked, nil
 }
 
-// toolsLayer puts the tools layer into the cache.
-func (p *packer) toolsLayer(ctx context.Context) (v1.Layer, error) {
-	layer, err := p.tools(ctx)
+// addTools makes the tools layer and puts it into the cache.
+func (p *packer) addTools(ctx context.Context, tools func(context.Context) (v1.Layer, error)) error {
+	layer, err := tools(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	hash, err := layer.Digest()
 	if err != nil {
-		return nil, err
+		return err
 	}
+	p.tools = layer
 	if p.cache.Has(digest.Digest(hash.String())) {
-		return layer, nil
+		return nil
 	}
 	rc, err := layer.Compressed()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer rc.Close()
 	_, _, err = p.cache.Put(rc, digest.Digest(hash.String()))
-	return layer, err
+	return err
 }
 
 // entry is one file or folder of a layer.
