@@ -80,19 +80,47 @@ func Build(ctx context.Context, document *recipes.Document, options Options) (*R
 	if err != nil {
 		return nil, err
 	}
+	image, err := imageOf(ctx, document, lock, compiled, inputs.Images(document), options)
+	if err != nil {
+		return nil, err
+	}
+	return publishImage(ctx, image, lock, recipe.Metadata.Name, options)
+}
+
+// imageOf returns the node image, checked against the lock. When the same inputs were built and checked before, it comes from the cache.
+func imageOf(ctx context.Context, document *recipes.Document, lock *recipes.Lock, compiled *dockerfiles.Result, images *preload.Sources, options Options) (v1.Image, error) {
+	key, err := imageKey(compiled, lock, options.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	if image, ok := remembered(options.Cache, key); ok && !options.NoCache {
+		step := progress.Start(ctx, "[build] %s, nothing changed", document.Recipe.Metadata.Name)
+		step.Cached()
+		_ = step.Done(nil)
+		return image, nil
+	}
 	work, release, err := options.Cache.TempDir("build")
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	if err := solve(ctx, document, lock, compiled, inputs.Images(document), work, options); err != nil {
+	if err := solve(ctx, document, lock, compiled, images, work, options); err != nil {
 		return nil, err
 	}
 	image, err := complete(ctx, work, lock, options)
 	if err != nil {
-		return nil, fmt.Errorf("completing the image of %s: %w", recipe.Metadata.Name, err)
+		return nil, fmt.Errorf("completing the image of %s: %w", document.Recipe.Metadata.Name, err)
 	}
-	return publishImage(ctx, image, lock, recipe.Metadata.Name, options)
+	if err := verify(ctx, image, lock); err != nil {
+		return nil, err
+	}
+	return remember(options.Cache, key, image)
+}
+
+// verify checks every preloaded image in the result against what was resolved.
+func verify(ctx context.Context, image v1.Image, lock *recipes.Lock) error {
+	step := progress.Start(ctx, "[verify] preloaded images against the lock")
+	return step.Done(preload.VerifyImage(ctx, image, lock.Images))
 }
 
 // SourceOptions are the options under which Build resolves.
@@ -147,12 +175,13 @@ func solve(ctx context.Context, document *recipes.Document, lock *recipes.Lock, 
 	return nil
 }
 
-// complete turns BuildKit's result into the node image: layers compressed where it pays, the store's index and databases on top, and
-// everything checked against the lock.
+// complete turns BuildKit's result into the node image: layers compressed, the store's index and databases on top.
 func complete(ctx context.Context, work string, lock *recipes.Lock, options Options) (v1.Image, error) {
-	image, err := publish.Recompress(ctx, options.Cache, work, func(_ int, history v1.History) bool {
-		return holdsBlobs(history)
-	})
+	base, err := sources.CachedImage(options.Cache, digest.Digest(lock.Base.Digest))
+	if err != nil {
+		return nil, err
+	}
+	image, err := publish.Recompress(ctx, options.Cache, work, base, func(_ int, history v1.History) bool { return holdsBlobs(history) })
 	if err != nil {
 		return nil, err
 	}
@@ -160,11 +189,7 @@ func complete(ctx context.Context, work string, lock *recipes.Lock, options Opti
 	if err != nil {
 		return nil, err
 	}
-	if image, err = appendLayer(image, files, storeComment, options.Epoch); err != nil {
-		return nil, err
-	}
-	step := progress.Start(ctx, "[verify] preloaded images against the lock")
-	return image, step.Done(preload.VerifyImage(ctx, image, lock.Images))
+	return appendLayer(image, files, storeComment, options.Epoch)
 }
 
 // storeFiles are the files that make the pulled blobs a store: the OCI layout's index and containerd's databases.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -187,7 +188,7 @@ func (r *resolution) kubernetes(ctx context.Context, universe *packages.Universe
 	if spec.Kubernetes.Source == recipes.SourceModules {
 		made, err := modules.Resolve(ctx, r.options.Cache, modules.Request{
 			Kubernetes: spec.Kubernetes.Version, Containerd: spec.CRI.Version, Platform: r.platform, CNI: spec.CNI.Name, Epoch: r.options.Epoch,
-			ToolsLayer: func(ctx context.Context) (v1.Layer, error) { return r.toolsLayer(ctx, universe) },
+			ToolsLayer: r.toolsLayer(universe),
 		})
 		if err != nil {
 			return parts{}, err
@@ -214,16 +215,24 @@ func (r *resolution) kubernetes(ctx context.Context, universe *packages.Universe
 	return parts{programs: programs, images: slices.Concat(images...)}, nil
 }
 
-// toolsLayer makes the layer that kube-proxy's and flannel's images stand on, from the same archive as the node.
-func (r *resolution) toolsLayer(ctx context.Context, universe *packages.Universe) (v1.Layer, error) {
-	tools, err := universe.ResolveTools(ctx, r.options.Cache)
-	if err != nil {
-		return nil, err
+// toolsLayer makes the layer that kube-proxy's and flannel's images stand on, from the same archive as the node, once for all of them.
+func (r *resolution) toolsLayer(universe *packages.Universe) func(context.Context) (v1.Layer, error) {
+	var once sync.Once
+	var layer v1.Layer
+	var err error
+	return func(ctx context.Context) (v1.Layer, error) {
+		once.Do(func() {
+			var tools []recipes.LockedPackage
+			if tools, err = universe.ResolveTools(ctx, r.options.Cache); err != nil {
+				return
+			}
+			if err = packages.Fetch(ctx, r.client, tools); err != nil {
+				return
+			}
+			layer, err = packages.ToolsLayer(ctx, r.options.Cache, tools, r.options.Epoch)
+		})
+		return layer, err
 	}
-	if err := packages.Fetch(ctx, r.client, tools); err != nil {
-		return nil, err
-	}
-	return packages.ToolsLayer(ctx, r.options.Cache, tools, r.options.Epoch)
 }
 
 // userImages resolves the recipe's own images.

@@ -554,7 +554,7 @@ func TestWriteDockerArchive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	compressed, err := Recompress(t.Context(), c, writeBuilt(t, built), func(i int, _ v1.History) bool { return i == 1 })
+	compressed, err := Recompress(t.Context(), c, writeBuilt(t, built), nil, func(i int, _ v1.History) bool { return i == 1 })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -156,7 +156,7 @@ func TestPush(t *testing.T) {
 
 func TestPushBuiltImage(t *testing.T) {
 	r := startRegistry(t)
-	img, err := Recompress(t.Context(), openCache(t), writeBuilt(t, builtImage(t)), keepStore)
+	img, err := Recompress(t.Context(), openCache(t), writeBuilt(t, builtImage(t)), nil, keepStore)
 	if err != nil {
 		t.Fatal(err)
 	}

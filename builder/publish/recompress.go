@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
@@ -22,17 +22,25 @@ import (
 	"github.com/nodeimg/nodeimg/internal/progress"
 )
 
-// zstdLevel is the balance of time and size: about what "zstd -3" does.
-const zstdLevel = zstd.SpeedDefault
+// The gzip levels: a balance of time and size for a distribution's files, and none for bytes that are compressed already, which then only
+// get gzip's frame.
+const (
+	levelFiles  = 5
+	levelPacked = gzip.NoCompression
+)
 
-// Recompress returns the only image of an OCI layout with its uncompressed layers compressed by zstd, except those for which keep says
-// that they hold bytes that are compressed already. Keep gets the layer's index and its history entry, which is empty when the config
-// has none. Layers that are not plain tars stay as they are. The config, and so every diff ID, is unchanged, and the same layers always
-// give the same manifest.
+// Recompress returns the only image of an OCI layout with its uncompressed layers as gzip. Layers that base has too are taken from it as
+// they are, so that registries that hold the base hold them; base may be nil, and its layers must be in the cache. Layers for which packed
+// says that they hold bytes that are compressed already are framed and not compressed again; packed gets the layer's index and its
+// history entry, which is empty when the config has none. Layers that are not plain tars stay as they are. The config, and so every diff
+// ID, is unchanged, and the same layers always give the same manifest.
 //
-// Compressed layers lie in the cache, so that a rebuild compresses nothing; kept ones are read from layoutDir, which must outlive the
-// image. The error wraps a *cache.DigestError when a layer is not what the config promises.
-func Recompress(ctx context.Context, c *cache.Cache, layoutDir string, keep func(layerIndex int, history v1.History) bool) (v1.Image, error) {
+// It is gzip and not zstd because Docker Engines before 23.0 cannot pull zstd, and go-containerregistry's validation, which people check
+// published images with, reads nothing else.
+//
+// Compressed layers lie in the cache, so that a rebuild compresses nothing; layers that stay are read from layoutDir, which must outlive
+// the image. The error wraps a *cache.DigestError when a layer is not what the config promises.
+func Recompress(ctx context.Context, c *cache.Cache, layoutDir string, base v1.Image, packed func(layerIndex int, history v1.History) bool) (v1.Image, error) {
 	source, err := onlyImage(layoutDir)
 	if err != nil {
 		return nil, fmt.Errorf("reading the built image in %s: %w", layoutDir, err)
@@ -49,6 +57,10 @@ func Recompress(ctx context.Context, c *cache.Cache, layoutDir string, keep func
 		return nil, fmt.Errorf("reading the built image in %s: it has %d layers and %d diff IDs", layoutDir, len(manifest.Layers), len(config.RootFS.DiffIDs))
 	}
 	history := layerHistory(config)
+	known, err := gzipLayers(base)
+	if err != nil {
+		return nil, fmt.Errorf("reading the base image: %w", err)
+	}
 	result := &recompressed{cache: c, source: source, manifest: manifest.DeepCopy(), cached: map[v1.Hash]v1.Descriptor{}}
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
@@ -57,11 +69,19 @@ func Recompress(ctx context.Context, c *cache.Cache, layoutDir string, keep func
 		if i < len(history) {
 			entry = history[i]
 		}
-		if layer.MediaType != types.OCIUncompressedLayer && layer.MediaType != types.DockerUncompressedLayer || keep(i, entry) {
+		if layer.MediaType != types.OCIUncompressedLayer && layer.MediaType != types.DockerUncompressedLayer {
 			continue
 		}
+		if descriptor, ok := known[config.RootFS.DiffIDs[i]]; ok {
+			result.manifest.Layers[i] = descriptor
+			continue
+		}
+		level := levelFiles
+		if packed(i, entry) {
+			level = levelPacked
+		}
 		group.Go(func() error {
-			descriptor, err := compressLayer(groupCtx, c, source, layer, config.RootFS.DiffIDs[i], fmt.Sprintf("%d/%d", i+1, len(manifest.Layers)))
+			descriptor, err := compressLayer(groupCtx, c, source, layer, config.RootFS.DiffIDs[i], level, fmt.Sprintf("%d/%d", i+1, len(manifest.Layers)))
 			if err != nil {
 				return fmt.Errorf("compressing layer %d (%s): %w", i+1, layer.Digest, err)
 			}
@@ -84,6 +104,28 @@ func Recompress(ctx context.Context, c *cache.Cache, layoutDir string, keep func
 		return nil, fmt.Errorf("writing the manifest: %w", err)
 	}
 	return partial.CompressedToImage(result)
+}
+
+// gzipLayers describes the base's layers that can be used as they are, by diff ID.
+func gzipLayers(base v1.Image) (map[v1.Hash]v1.Descriptor, error) {
+	known := map[v1.Hash]v1.Descriptor{}
+	if base == nil {
+		return known, nil
+	}
+	manifest, err := base.Manifest()
+	if err != nil {
+		return nil, err
+	}
+	config, err := base.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	for i, layer := range manifest.Layers {
+		if i < len(config.RootFS.DiffIDs) && (layer.MediaType == types.OCILayer || layer.MediaType == types.DockerLayer) {
+			known[config.RootFS.DiffIDs[i]] = v1.Descriptor{MediaType: types.OCILayer, Digest: layer.Digest, Size: layer.Size}
+		}
+	}
+	return known, nil
 }
 
 // onlyImage opens the one image of an OCI layout, through an index of one if need be (BuildKit exports one with attestations).
@@ -142,7 +184,7 @@ type compressedFact struct {
 }
 
 // compressionKey is a cache key that changes with everything that the compressed bytes depend on.
-func compressionKey(diffID v1.Hash) string {
+func compressionKey(diffID v1.Hash, level int) string {
 	version := "unknown"
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, module := range info.Deps {
@@ -151,12 +193,12 @@ func compressionKey(diffID v1.Hash) string {
 			}
 		}
 	}
-	return fmt.Sprintf("zstd-%s-%s-%s", zstdLevel, version, diffID.Hex)
+	return fmt.Sprintf("gzip-%d-%s-%s", level, version, diffID.Hex)
 }
 
 // compressLayer makes sure that the layer's compressed form is in the cache and describes it.
-func compressLayer(ctx context.Context, c *cache.Cache, img v1.Image, layer v1.Descriptor, diffID v1.Hash, which string) (v1.Descriptor, error) {
-	key := compressionKey(diffID)
+func compressLayer(ctx context.Context, c *cache.Cache, img v1.Image, layer v1.Descriptor, diffID v1.Hash, level int, which string) (v1.Descriptor, error) {
+	key := compressionKey(diffID, level)
 	unlock, err := c.Lock(ctx, key)
 	if err != nil {
 		return v1.Descriptor{}, err
@@ -170,7 +212,7 @@ func compressLayer(ctx context.Context, c *cache.Cache, img v1.Image, layer v1.D
 	if size, err := c.Size(fact.Digest); !known || err != nil || size != fact.Size {
 		step := progress.Start(ctx, "[export] compress layer %s", which)
 		step.Total(layer.Size)
-		if fact, err = compress(ctx, c, img, layer, diffID, step); err == nil {
+		if fact, err = compress(ctx, c, img, layer, diffID, level, step); err == nil {
 			err = c.PutFact(key, fact)
 		}
 		if step.Done(err) != nil {
@@ -181,11 +223,11 @@ func compressLayer(ctx context.Context, c *cache.Cache, img v1.Image, layer v1.D
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	return v1.Descriptor{MediaType: types.OCILayerZStd, Digest: hash, Size: fact.Size, Annotations: layer.Annotations}, nil
+	return v1.Descriptor{MediaType: types.OCILayer, Digest: hash, Size: fact.Size, Annotations: layer.Annotations}, nil
 }
 
 // compress stores the layer's compressed form in the cache.
-func compress(ctx context.Context, c *cache.Cache, img v1.Image, layer v1.Descriptor, diffID v1.Hash, step *progress.Step) (compressedFact, error) {
+func compress(ctx context.Context, c *cache.Cache, img v1.Image, layer v1.Descriptor, diffID v1.Hash, level int, step *progress.Step) (compressedFact, error) {
 	source, err := img.LayerByDigest(layer.Digest)
 	if err != nil {
 		return compressedFact{}, err
@@ -199,7 +241,7 @@ func compress(ctx context.Context, c *cache.Cache, img v1.Image, layer v1.Descri
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		w.CloseWithError(writeCompressed(ctx, w, in, layer.Size, diffID, step))
+		w.CloseWithError(writeCompressed(ctx, w, in, diffID, level, step))
 	}()
 	d, size, err := c.Put(r, "")
 	r.CloseWithError(io.ErrClosedPipe)
@@ -207,29 +249,25 @@ func compress(ctx context.Context, c *cache.Cache, img v1.Image, layer v1.Descri
 	return compressedFact{Digest: d, Size: size}, err
 }
 
-// writeCompressed compresses r to w. One frame, one goroutine and a declared size make the bytes depend on nothing but the input.
-func writeCompressed(ctx context.Context, w io.Writer, r io.Reader, size int64, diffID v1.Hash, step *progress.Step) error {
-	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstdLevel), zstd.WithEncoderConcurrency(1))
+// writeCompressed compresses r to w. The header holds neither name nor time, so the bytes depend on nothing but the input.
+func writeCompressed(ctx context.Context, w io.Writer, r io.Reader, diffID v1.Hash, level int, step *progress.Step) error {
+	encoder, err := gzip.NewWriterLevel(w, level)
 	if err != nil {
 		return err
 	}
-	encoder.ResetContentSize(w, size)
 	hash := sha256.New()
 	n, err := copyAll(ctx, encoder, io.TeeReader(r, hash), step.Add)
 	if err != nil {
-		// Closing would write a frame that looks complete.
-		encoder.Reset(nil)
+		// Without Close there is no trailer, and nothing looks complete.
 		return err
 	}
-	// The digest is checked before the frame is complete, so that no wrong layer can look right.
 	if got := hex.EncodeToString(hash.Sum(nil)); got != diffID.Hex {
-		encoder.Reset(nil)
 		return &cache.DigestError{Want: digest.Digest(diffID.String()), Got: digest.NewDigestFromEncoded(digest.SHA256, got), Size: n}
 	}
 	return encoder.Close()
 }
 
-// recompressed is an image with the source's config and with layers in the cache or, where they were kept, in the source.
+// recompressed is an image with the source's config and with layers in the cache or, where they stay as they are, in the source.
 type recompressed struct {
 	cache       *cache.Cache
 	source      v1.Image

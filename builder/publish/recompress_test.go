@@ -32,20 +32,20 @@ func TestRecompress(t *testing.T) {
 	dir := writeBuilt(t, built)
 	c := openCache(t)
 	screen, ctx := newScreen(t.Context())
-	img, err := Recompress(ctx, c, dir, keepStore)
+	img, err := Recompress(ctx, c, dir, nil, keepStore)
 	if err != nil {
 		t.Fatal(err)
 	}
 	screen.complete(t)
-	if got := strings.Count(screen.String(), "compress layer"); got != 4 { // each is started and done
-		t.Errorf("%d lines about compressing, want 4:\n%s", got, screen)
+	if got := strings.Count(screen.String(), "compress layer"); got != 6 { // each is started and done
+		t.Errorf("%d lines about compressing, want 6:\n%s", got, screen)
 	}
 	checkImage(t, img)
 	manifest, err := img.Manifest()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, want := range []types.MediaType{types.OCILayerZStd, types.OCIUncompressedLayer, types.OCILayerZStd} {
+	for i, want := range []types.MediaType{types.OCILayer, types.OCILayer, types.OCILayer} {
 		if manifest.Layers[i].MediaType != want {
 			t.Errorf("layer %d is %s, want %s", i, manifest.Layers[i].MediaType, want)
 		}
@@ -62,14 +62,14 @@ func TestRecompress(t *testing.T) {
 	}
 
 	screen, ctx = newScreen(t.Context())
-	again, err := Recompress(ctx, c, writeBuilt(t, built), keepStore)
+	again, err := Recompress(ctx, c, writeBuilt(t, built), nil, keepStore)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if screen.String() != "" {
 		t.Errorf("a second run compressed again: %s", screen)
 	}
-	elsewhere, err := Recompress(t.Context(), openCache(t), dir, keepStore)
+	elsewhere, err := Recompress(t.Context(), openCache(t), dir, nil, keepStore)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func TestRecompress(t *testing.T) {
 func TestRecompressAfterTheCacheLostABlob(t *testing.T) {
 	dir := writeBuilt(t, builtImage(t))
 	c := openCache(t)
-	img, err := Recompress(t.Context(), c, dir, keepStore)
+	img, err := Recompress(t.Context(), c, dir, nil, keepStore)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestRecompressAfterTheCacheLostABlob(t *testing.T) {
 	if c, err = cache.Open(c.Root()); err != nil {
 		t.Fatal(err)
 	}
-	again, err := Recompress(t.Context(), c, dir, keepStore)
+	again, err := Recompress(t.Context(), c, dir, nil, keepStore)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func TestRecompressAfterTheCacheLostABlob(t *testing.T) {
 
 func TestRecompressLeavesCompressedLayers(t *testing.T) {
 	source := randomImage(t) // gzip
-	img, err := Recompress(t.Context(), openCache(t), writeBuilt(t, source), keepStore)
+	img, err := Recompress(t.Context(), openCache(t), writeBuilt(t, source), nil, keepStore)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func TestRecompressReadsThroughAnIndexWithAttestations(t *testing.T) {
 	if err := path.AppendIndex(inner); err != nil {
 		t.Fatal(err)
 	}
-	img, err := Recompress(t.Context(), openCache(t), dir, keepStore)
+	img, err := Recompress(t.Context(), openCache(t), dir, nil, keepStore)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +146,7 @@ func TestRecompressReadsThroughAnIndexWithAttestations(t *testing.T) {
 	if err := path.AppendImage(randomImage(t)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Recompress(t.Context(), openCache(t), dir, keepStore); err == nil || !strings.Contains(err.Error(), "found 2") {
+	if _, err := Recompress(t.Context(), openCache(t), dir, nil, keepStore); err == nil || !strings.Contains(err.Error(), "found 2") {
 		t.Errorf("want an error about two images, got %v", err)
 	}
 }
@@ -169,7 +169,7 @@ func TestRecompressNoticesWrongBytes(t *testing.T) {
 	}
 	c := openCache(t)
 	var mismatch *cache.DigestError
-	if _, err := Recompress(t.Context(), c, dir, keepStore); !errors.As(err, &mismatch) {
+	if _, err := Recompress(t.Context(), c, dir, nil, keepStore); !errors.As(err, &mismatch) {
 		t.Fatalf("want a digest error, got %v", err)
 	}
 	wantOnly(t, filepath.Join(c.Root(), "partial"))
