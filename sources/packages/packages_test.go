@@ -2,6 +2,7 @@ package packages_test
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"io/fs"
 	"os"
@@ -115,7 +116,7 @@ func cachedImage(t *testing.T, c *cache.Cache, manifest digest.Digest) v1.Image 
 		t.Fatal(err)
 	}
 	for _, d := range append(parsed.Layers, parsed.Config, v1.Descriptor{Digest: v1.Hash{Algorithm: "sha256", Hex: manifest.Encoded()}}) {
-		if err := os.Symlink(c.Path(digest.Digest(d.Digest.String())), filepath.Join(dir, "blobs/sha256", d.Digest.Hex)); err != nil {
+		if err := os.Link(c.Path(digest.Digest(d.Digest.String())), filepath.Join(dir, "blobs/sha256", d.Digest.Hex)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -155,8 +156,11 @@ func untar(t *testing.T, root string, r io.Reader) {
 // inChroot runs a command in root, in namespaces of its own with a network that leads nowhere, and returns its output.
 func inChroot(t *testing.T, root string, command ...string) string {
 	t.Helper()
-	arguments := append([]string{"--net", "--mount", "--pid", "--fork", "--kill-child", "--root=" + root, "--mount-proc=" + filepath.Join(root, "proc"), "--"}, command...)
-	cmd := exec.CommandContext(t.Context(), "unshare", arguments...)
+	arguments := append([]string{"--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc=" + filepath.Join(root, "proc"), "--", "chroot", root}, command...)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "unshare", arguments...)
+	cmd.WaitDelay = time.Second
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"}
 	output, err := cmd.CombinedOutput()
 	if err != nil {
@@ -176,6 +180,28 @@ func layerSize(t *testing.T, image v1.Image) int64 {
 		t.Fatal(err)
 	}
 	return size
+}
+
+// checkDiffID compares the only layer's uncompressed bytes with what the config says.
+func checkDiffID(t *testing.T, image v1.Image) {
+	t.Helper()
+	layers, err := image.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := layers[0].Uncompressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer content.Close()
+	got, _, err := v1.SHA256(content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := image.ConfigFile()
+	if err != nil || len(config.RootFS.DiffIDs) != 1 || config.RootFS.DiffIDs[0] != got {
+		t.Errorf("the layer unpacks to %s, its config says %v (%v)", got, config.RootFS.DiffIDs, err)
+	}
 }
 
 func treeSize(t *testing.T, root string) (size int64) {

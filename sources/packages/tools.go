@@ -102,7 +102,7 @@ func packTools(ctx context.Context, c *cache.Cache, packages []recipes.LockedPac
 	for _, name := range wrapped {
 		tree["usr/sbin/"+name] = entry{header: &tar.Header{Typeflag: tar.TypeSymlink, Linkname: path.Base(wrapperPath), Mode: 0o777, ModTime: epoch}}
 	}
-	for name, mode := range map[string]int64{"run": 0o755, "tmp": 0o1777} {
+	for name, mode := range map[string]int64{"dev": 0o755, "proc": 0o555, "run": 0o755, "sys": 0o555, "tmp": 0o1777} {
 		tree[name] = entry{header: &tar.Header{Typeflag: tar.TypeDir, Mode: mode, ModTime: epoch}}
 	}
 	for _, name := range slices.Collect(maps.Keys(tree)) {

@@ -140,7 +140,8 @@ func wanted(sources []Source, distro, codename string) []Source {
 	var result []Source
 	for _, source := range sources {
 		key := filepath.Base(source.SignedBy)
-		if source.SignedBy != "" && !strings.HasPrefix(key, distro+"-archive") || !slices.Contains(source.Components, "main") {
+		own := source.SignedBy == "" || strings.Contains(source.SignedBy, "\n") || strings.HasPrefix(key, distro+"-archive")
+		if !own || !slices.Contains(source.Components, "main") {
 			continue
 		}
 		source.URIs = slices.DeleteFunc(slices.Clone(source.URIs), func(uri string) bool {
