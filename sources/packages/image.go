@@ -141,6 +141,10 @@ func aptFiles(rootfs io.Reader) (map[string][]byte, error) {
 			return nil, fmt.Errorf("%s: more than %d links", name, mostImageFiles)
 		}
 	}
+	// mutate.Extract ends the archive properly before it reports an error, that of a wrong layer digest for instance.
+	if _, err := io.Copy(io.Discard, rootfs); err != nil {
+		return nil, err
+	}
 	for name, target := range links {
 		// Some chains are two links long; none needs more.
 		for range 4 {

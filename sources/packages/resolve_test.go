@@ -205,8 +205,8 @@ func debianImage(t *testing.T, architecture string, more map[string]string) v1.I
 func TestFromImage(t *testing.T) {
 	for _, architecture := range []string{"amd64", "arm64"} {
 		u, err := packages.FromImage(debianImage(t, architecture, map[string]string{
-			"../../../etc/apt/preferences.d/escape": "Package: *\nPin: release a=now\nPin-Priority: 1\n",
-			"etc/apt/sources.list":                  "# nothing but\ndeb file:/srv/secret ./\ndeb-src http://127.0.0.1:1/x y z\n",
+			"etc/apt/preferences.d/pin": "Package: *\nPin: release a=now\nPin-Priority: 1\n",
+			"etc/apt/sources.list":      "# nothing but\ndeb file:/srv/secret ./\ndeb-src http://127.0.0.1:1/x y z\n",
 		}), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -257,6 +257,7 @@ func TestFromImageRefuses(t *testing.T) {
 			"var/lib/dpkg/status": "Package: x\n", "etc/apt/sources.list": "deb [signed-by=/usr/share/keyrings/debian-archive-removed-keys.gpg] http://127.0.0.1:1/debian x main\n",
 		}), "which the image does not have"},
 		{"a malformed source", image(t, "amd64", map[string]string{"var/lib/dpkg/status": "Package: x\n", "etc/apt/sources.list": "\ndep http://127.0.0.1:1/debian x main\n"}), "sources.list:2"},
+		{"a path that leaves the image", image(t, "amd64", map[string]string{"var/lib/dpkg/status": "Package: x\n", "../../etc/apt/preferences": "x"}), "unsafe tar path"},
 		{"a huge file", image(t, "amd64", map[string]string{"var/lib/dpkg/status": strings.Repeat("x", 33<<20)}), "larger than"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
