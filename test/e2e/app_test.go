@@ -1,0 +1,109 @@
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"io"
+	"log"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/nodeimg/nodeimg/test/internal/tools"
+)
+
+// appReference is the user's image in the recipes of these tests.
+const appReference = "docker.io/example/app:v1"
+
+// appImage compiles the test's application and packs it.
+func appImage(t *testing.T) v1.Image {
+	t.Helper()
+	file, err := tools.Command(t.Context(), "test/e2e/testdata/app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var content bytes.Buffer
+	w := tar.NewWriter(&content)
+	if err := w.WriteHeader(&tar.Header{Name: "app", Mode: 0o755, Size: int64(len(program))}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(program); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content.Bytes())), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := mutate.AppendLayers(empty.Image, layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err = mutate.ConfigFile(image, &v1.ConfigFile{
+		Architecture: "amd64", OS: "linux", Config: v1.Config{Entrypoint: []string{"/app"}, User: "65532:65532"},
+		RootFS: v1.RootFS{Type: "layers", DiffIDs: diffIDs(t, layer)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return image
+}
+
+func diffIDs(t *testing.T, layer v1.Layer) []v1.Hash {
+	t.Helper()
+	id, err := layer.DiffID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []v1.Hash{id}
+}
+
+// startRegistry starts a registry on loopback that ends with the test, and returns its host and port.
+func startRegistry(t *testing.T) string {
+	t.Helper()
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(server.Close)
+	return strings.TrimPrefix(server.URL, "http://")
+}
+
+// pushApp puts the application into the registry under the path that a mirror of docker.io has.
+func pushApp(t *testing.T, host string) {
+	t.Helper()
+	reference, err := name.ParseReference(host + "/" + strings.TrimPrefix(appReference, "docker.io/"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(reference, appImage(t), remote.WithContext(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// writeRecipe adds text to a shipped recipe's spec and writes it to a folder of the test.
+func writeRecipe(t *testing.T, shipped, spec string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root(t), "recipes", shipped))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), shipped)
+	if err := os.WriteFile(file, append(text, spec...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}

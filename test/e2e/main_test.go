@@ -1,0 +1,88 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nodeimg/nodeimg/test/internal/engine"
+	"github.com/nodeimg/nodeimg/test/internal/node"
+	"github.com/nodeimg/nodeimg/test/internal/tools"
+)
+
+// programs is the folder with nodeimg and buildkitd, compiled from this tree.
+var programs string
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "nodeimg-e2e-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		programs = dir
+		cmd := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "github.com/nodeimg/nodeimg/cmd/nodeimg", "github.com/moby/buildkit/cmd/buildkitd")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		var out []byte
+		if out, err = cmd.CombinedOutput(); err != nil {
+			err = fmt.Errorf("%w\n%s", err, out)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "compiling nodeimg:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+// nodeimg runs the binary and returns what it wrote to standard output; progress goes to the test's log when it fails.
+func nodeimg(ctx context.Context, t *testing.T, environment []string, args ...string) string {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, filepath.Join(programs, "nodeimg"), args...)
+	cmd.Env = append(os.Environ(), environment...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("nodeimg %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+	}
+	return stdout.String()
+}
+
+// startEngine returns a connection to a Docker Engine, that of the user or one that ends with the test.
+func startEngine(t *testing.T) (docker *node.Docker, host string) {
+	t.Helper()
+	running, err := engine.Open(t.Context(), engine.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log("the Engine's log:\n" + running.Log())
+		}
+		if err := running.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	docker, err = node.Connect(t.Context(), running.Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = docker.Close() })
+	return docker, running.Host()
+}
+
+// root is the repository.
+func root(t *testing.T) string {
+	t.Helper()
+	dir, err := tools.Root(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}

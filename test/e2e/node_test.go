@@ -1,0 +1,222 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodeimg/nodeimg/recipes"
+	"github.com/nodeimg/nodeimg/test/internal/node"
+)
+
+// wait is a generous limit for a condition on a machine that is busy.
+const wait = 5 * time.Minute
+
+// kubectl is the command line of kubectl in a control-plane node.
+func kubectl(args ...string) []string {
+	return append([]string{"kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf"}, args...)
+}
+
+// TestE2ESourceImage builds the shipped recipe that needs no registry, with a user's image added, and makes a node of it.
+func TestE2ESourceImage(t *testing.T) {
+	registry := startRegistry(t)
+	pushApp(t, registry)
+	recipe := writeRecipe(t, "k8s-node-source.yaml", fmt.Sprintf("  preload:\n    images: [%q]\n  mirrors: {docker.io: \"http://%s\"}\n", appReference, registry))
+	docker, host := startEngine(t)
+	reference := "nodeimg-e2e/source:" + suffix()
+	out := nodeimg(t.Context(), t, []string{"DOCKER_HOST=" + host}, "build", recipe, "-o", "type=docker", "-t", reference)
+	t.Cleanup(func() { _ = docker.RemoveImage(context.WithoutCancel(t.Context()), reference) })
+	if !strings.HasPrefix(out, reference+"@sha256:") || strings.Count(out, "\n") != 1 {
+		t.Errorf("standard output is %q, want one reference with digest", out)
+	}
+	becomesReady(t, docker, reference)
+}
+
+// suffix makes names that no other run uses at the same time.
+func suffix() string { return fmt.Sprintf("%d-%x", os.Getpid(), time.Now().UnixNano()&0xffffff) }
+
+// start starts a node on a network of its own without a route out.
+func start(t *testing.T, docker *node.Docker, reference string) *node.Node {
+	t.Helper()
+	name := "nodeimg-e2e-" + suffix()
+	removeNetwork, err := docker.Network(t.Context(), name, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clean := context.WithoutCancel(t.Context())
+	t.Cleanup(func() {
+		if err := removeNetwork(clean); err != nil {
+			t.Error(err)
+		}
+	})
+	n, err := docker.Start(t.Context(), node.Options{Image: reference, Name: name, Network: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			logs(clean, t, n)
+		}
+		if err := n.Remove(clean); err != nil {
+			t.Error(err)
+		}
+	})
+	return n
+}
+
+// logs shows what one wants to know of a node that failed.
+func logs(ctx context.Context, t *testing.T, n *node.Node) {
+	console, _ := n.Console(ctx)
+	t.Log("console:\n" + console)
+	for _, command := range [][]string{
+		{"journalctl", "--no-pager", "-n", "60", "-u", "containerd"}, {"journalctl", "--no-pager", "-n", "60", "-u", "kubelet"},
+		{"crictl", "ps", "-a"}, kubectl("get", "pods", "-A", "-o", "wide"), kubectl("get", "events", "-A"),
+	} {
+		out, err := n.Exec(ctx, command...)
+		t.Logf("%s: %v\n%s", strings.Join(command, " "), err, out)
+	}
+}
+
+// becomesReady boots the image, initialises Kubernetes with the shipped configuration and holds everything that a node image promises.
+func becomesReady(t *testing.T, docker *node.Docker, reference string) {
+	t.Helper()
+	n := start(t, docker, reference)
+	ctx := t.Context()
+	if err := n.WaitBooted(ctx, wait); err != nil {
+		t.Fatal(err)
+	}
+	checkImages(t, n)
+	must(t, n, "kubeadm", "init", "--config", "/etc/nodeimg/kubeadm.yaml")
+	must(t, n, kubectl("create", "-f", "/usr/share/nodeimg/manifests/cni.yaml")...)
+	ready(t, n)
+	manifest, err := os.Open("testdata/app.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manifest.Close()
+	// The service account is made by a controller soon after the API server answers.
+	if _, err := n.WaitFor(ctx, wait, func(string) bool { return true }, kubectl("get", "serviceaccount", "default")...); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.ExecInput(ctx, manifest, kubectl("create", "-f", "-")...); err != nil {
+		t.Fatal(err)
+	}
+	appAnswers(t, n)
+	noPull(t, n)
+
+	if err := n.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.WaitBooted(ctx, wait); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, n)
+	appAnswers(t, n)
+	noPull(t, n)
+	if err := n.WaitBooted(ctx, wait); err != nil {
+		t.Errorf("after everything: %v", err)
+	}
+}
+
+func must(t *testing.T, n *node.Node, command ...string) string {
+	t.Helper()
+	out, err := n.Exec(t.Context(), command...)
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(command, " "), err, out)
+	}
+	return out
+}
+
+// checkImages compares what the runtime knows with the image's label.
+func checkImages(t *testing.T, n *node.Node) {
+	t.Helper()
+	var listed struct {
+		Images []struct {
+			RepoTags []string
+			Pinned   bool
+		}
+	}
+	if err := json.Unmarshal([]byte(must(t, n, "crictl", "images", "-o", "json")), &listed); err != nil {
+		t.Fatal(err)
+	}
+	pinned := map[string]bool{}
+	for _, image := range listed.Images {
+		for _, tag := range image.RepoTags {
+			pinned[tag] = image.Pinned
+		}
+	}
+	var store struct {
+		Manifests []struct{ Annotations map[string]string }
+	}
+	if err := json.Unmarshal([]byte(must(t, n, "cat", recipes.StorePath+"/index.json")), &store); err != nil {
+		t.Fatal(err)
+	}
+	if len(store.Manifests) < 9 {
+		t.Errorf("the store holds %d images, want the seven of Kubernetes, flannel's and the user's", len(store.Manifests))
+	}
+	for _, m := range store.Manifests {
+		reference := m.Annotations["org.opencontainers.image.ref.name"]
+		if isPinned, ok := pinned[reference]; !ok || !isPinned {
+			t.Errorf("%s: known to the runtime %v, pinned %v; want both (%v)", reference, ok, isPinned, pinned)
+		}
+	}
+	for _, line := range strings.Split(strings.TrimSpace(must(t, n, "ctr", "-n", "k8s.io", "images", "check")), "\n")[1:] {
+		if !strings.Contains(line, "complete") || strings.Contains(line, "incomplete") {
+			t.Errorf("images check says %s", line)
+		}
+	}
+}
+
+// ready waits until the node and the pods of kube-system are.
+func ready(t *testing.T, n *node.Node) {
+	t.Helper()
+	isReady := func(out string) bool { return strings.TrimSpace(out) == "True" }
+	if _, err := n.WaitFor(t.Context(), wait, isReady, kubectl("get", "nodes", "-o", `jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}`)...); err != nil {
+		t.Fatal(err)
+	}
+	allTrue := func(out string) bool {
+		states := strings.Fields(out)
+		for _, state := range states {
+			if state != "True" {
+				return false
+			}
+		}
+		return len(states) >= 7
+	}
+	if _, err := n.WaitFor(t.Context(), wait, allTrue, kubectl("get", "pods", "-n", "kube-system", "-o", `jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}`)...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// appAnswers asks the user's application from the node.
+func appAnswers(t *testing.T, n *node.Node) {
+	t.Helper()
+	isIP := func(out string) bool { return strings.Count(out, ".") == 3 }
+	ip, err := n.WaitFor(t.Context(), wait, isIP, kubectl("get", "pod", "app", "-o", "jsonpath={.status.podIP}")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hello := func(out string) bool { return strings.Contains(out, "hello from a preloaded image") }
+	script := `exec 3<>"/dev/tcp/$0/8080"; printf 'GET / HTTP/1.0\r\n\r\n' >&3; cat <&3`
+	if _, err := n.WaitFor(t.Context(), wait, hello, "bash", "-c", script, strings.TrimSpace(ip)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// noPull holds that nothing was ever pulled.
+func noPull(t *testing.T, n *node.Node) {
+	t.Helper()
+	log := must(t, n, "journalctl", "--no-pager", "-u", "containerd", "-o", "cat")
+	if !strings.Contains(log, "containerd successfully booted") {
+		t.Errorf("containerd's log is not what it should be:\n%s", log)
+	}
+	for _, line := range strings.Split(log, "\n") {
+		if strings.Contains(line, "PullImage") {
+			t.Errorf("containerd pulled: %s", line)
+		}
+	}
+}
