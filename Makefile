@@ -23,7 +23,7 @@ test: build ## Run all tests: unit, integration, end to end, end to end on cgrou
 
 .PHONY: unit
 unit: ## Run the tests that need no daemon and no root
-	$(GO_TEST) -short ./recipes/... ./dockerfiles/... ./internal/...
+	$(GO_TEST) ./recipes/... ./dockerfiles/... ./internal/...
 
 .PHONY: e2e
 e2e: build ## Boot a built node image in a Docker Engine and make it a Ready node

@@ -121,7 +121,7 @@ func Command(ctx context.Context, pkg string) (string, error) {
 	}
 	defer os.RemoveAll(staging)
 	built := filepath.Join(staging, filepath.Base(pkg))
-	if err := run(ctx, root, []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-o", built, "./"+pkg); err != nil {
+	if err := run(ctx, root, []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-buildvcs=false", "-o", built, "./"+pkg); err != nil {
 		return "", fmt.Errorf("compiling %s: %w", pkg, err)
 	}
 	content, err := os.ReadFile(built)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -20,8 +21,10 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/nodeimg/nodeimg/internal/cache"
+	"github.com/nodeimg/nodeimg/nodeimage"
 	"github.com/nodeimg/nodeimg/recipes"
 	"github.com/nodeimg/nodeimg/sources"
+	"github.com/nodeimg/nodeimg/test/internal/tools"
 )
 
 // hosts are the servers that the fixture stands in for; each is a path prefix on it.
@@ -70,6 +73,29 @@ func Start(ctx context.Context, c *cache.Cache, lock *recipes.Lock) (*Server, er
 	s.requests = nil
 	s.mu.Unlock()
 	return s, nil
+}
+
+// StartCompiled serves what the shipped recipe k8s-node-source.yaml locks, which it resolves with the cache c first: from an empty
+// cache that compiles for several minutes.
+func StartCompiled(ctx context.Context, c *cache.Cache) (*Server, *recipes.Lock, error) {
+	lock, err := compiled(ctx, c)
+	if err != nil {
+		return nil, nil, fmt.Errorf("compiling for the upstream fixture: %w", err)
+	}
+	s, err := Start(ctx, c, lock)
+	return s, lock, err
+}
+
+func compiled(ctx context.Context, c *cache.Cache) (*recipes.Lock, error) {
+	root, err := tools.Root(ctx)
+	if err != nil {
+		return nil, err
+	}
+	documents, err := recipes.Load(filepath.Join(root, "recipes", "k8s-node-source.yaml"), nil)
+	if err != nil {
+		return nil, err
+	}
+	return sources.Resolve(ctx, documents[0], sources.Options{Cache: c, Epoch: nodeimage.DefaultEpoch})
 }
 
 // Close ends the server.

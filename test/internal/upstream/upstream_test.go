@@ -27,13 +27,11 @@ func load(t *testing.T, file string, mirrors map[string]string) *recipes.Documen
 	if err != nil {
 		t.Fatal(err)
 	}
-	if mirrors != nil {
-		lines, err := yaml.Marshal(map[string]any{"mirrors": mirrors})
-		if err != nil {
-			t.Fatal(err)
-		}
-		text = append(text, "  "+strings.ReplaceAll(strings.TrimSpace(string(lines)), "\n", "\n  ")+"\n"...)
+	lines, err := yaml.Marshal(map[string]any{"mirrors": mirrors})
+	if err != nil {
+		t.Fatal(err)
 	}
+	text = append(text, "  "+strings.ReplaceAll(strings.TrimSpace(string(lines)), "\n", "\n  ")+"\n"...)
 	path := filepath.Join(t.TempDir(), file)
 	if err := os.WriteFile(path, text, 0o644); err != nil {
 		t.Fatal(err)
@@ -45,16 +43,6 @@ func load(t *testing.T, file string, mirrors map[string]string) *recipes.Documen
 	return documents[0]
 }
 
-// resolve locks a document with the blobs in c.
-func resolve(t *testing.T, document *recipes.Document, c *cache.Cache) *recipes.Lock {
-	t.Helper()
-	lock, err := sources.Resolve(t.Context(), document, sources.Options{Cache: c, Epoch: nodeimage.DefaultEpoch})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return lock
-}
-
 // TestReleaseRecipeIsServed resolves the recipe with source release, from an empty cache, out of what the recipe with source modules
 // made.
 func TestReleaseRecipeIsServed(t *testing.T) {
@@ -62,8 +50,7 @@ func TestReleaseRecipeIsServed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	compiled := resolve(t, load(t, "k8s-node-source.yaml", nil), made)
-	server, err := Start(t.Context(), made, compiled)
+	server, compiled, err := StartCompiled(t.Context(), made)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +61,10 @@ func TestReleaseRecipeIsServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	document := load(t, "k8s-node.yaml", server.Mirrors())
-	released := resolve(t, document, fresh)
+	released, err := sources.Resolve(t.Context(), document, sources.Options{Cache: fresh, Epoch: nodeimage.DefaultEpoch})
+	if err != nil {
+		t.Fatal(err)
+	}
 
 	programs := map[string]string{}
 	for _, part := range compiled.Parts {
