@@ -73,8 +73,14 @@ type message struct {
 }
 
 // Load makes the Engine read a docker-archive (an uncompressed tar) from r. Lines that the Engine says about it, for instance
-// "Loaded image: app:dev", go to log, which may be nil. An error that the Engine reports in the middle of its answer is returned.
+// "Loaded image: app:dev", go to log, which may be nil. An error that the Engine reports in the middle of its answer is returned. When
+// ctx ends and r is an io.Closer, it is closed.
 func (e *Engine) Load(ctx context.Context, r io.Reader, log func(line string)) error {
+	// net/http does not return before a pending read of the body has, however the request ended.
+	if closer, ok := r.(io.Closer); ok {
+		stop := context.AfterFunc(ctx, func() { _ = closer.Close() })
+		defer stop()
+	}
 	response, err := e.client.ImageLoad(ctx, r)
 	if err != nil {
 		return fmt.Errorf("loading the image into the Docker Engine: %w", plain(ctx, err))

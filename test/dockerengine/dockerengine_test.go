@@ -162,7 +162,6 @@ func TestEngine(t *testing.T) {
 		if err := e.Load(ctx, r, nil); !errors.Is(err, stopped) {
 			t.Errorf("want %v, got %v", stopped, err)
 		}
-		_ = r.Close()
 	})
 	t.Run("save", func(t *testing.T) {
 		saved, err := e.Save(t.Context(), "nodeimg-test/node:v1")
