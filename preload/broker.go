@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -64,15 +63,14 @@ func Serve(ctx context.Context, sources *Sources, images []recipes.LockedImage) 
 		}
 		b.repositories[named.Name()] = append(b.repositories[named.Name()], image)
 	}
-	// A socket's path may have only 108 bytes, so this is not below the cache.
-	dir, err := os.MkdirTemp("", "nodeimg-broker-")
+	dir, release, err := socketDir()
 	if err != nil {
 		return nil, fmt.Errorf("starting the broker: %w", err)
 	}
 	b.socket = filepath.Join(dir, "broker.sock")
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "unix", b.socket)
 	if err != nil {
-		_ = os.RemoveAll(dir)
+		release()
 		return nil, fmt.Errorf("starting the broker: %w", err)
 	}
 	b.ctx, b.cancel = context.WithCancel(ctx)
@@ -85,7 +83,7 @@ func Serve(ctx context.Context, sources *Sources, images []recipes.LockedImage) 
 		if b.server.Shutdown(graceful) != nil {
 			_ = b.server.Close()
 		}
-		_ = os.RemoveAll(dir)
+		release()
 	})
 	return b, nil
 }
