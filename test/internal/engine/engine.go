@@ -227,11 +227,18 @@ func flagArguments(flags []string) []string {
 // hostOf is the address of the Engine whose state lies in dir.
 func hostOf(dir string) string { return "unix://" + filepath.Join(dir, "docker.sock") }
 
+// longestSocket is how long the path of a unix socket may be (unix(7), sun_path without the final zero).
+const longestSocket = 107
+
 // stateDir is where the Engine with the id keeps everything.
 func stateDir(id string) (string, error) {
-	dir, err := tools.CacheDir("engine")
+	parent, err := tools.CacheDir("engine")
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(dir, id), nil
+	dir := filepath.Join(parent, id)
+	if longest := filepath.Join(dir, "containerd", "containerd.sock.ttrpc"); len(longest) > longestSocket {
+		return "", fmt.Errorf("the path of the socket %s is too long; name a shorter cache folder with %s", longest, tools.CacheVariable)
+	}
+	return dir, nil
 }

@@ -68,7 +68,7 @@ func Run(ctx context.Context, options Options) (string, error) {
 		"-serial", "file:" + console, "-serial", "stdio",
 	}
 	// What the machine writes goes to a temporary file that qemu has unlinked already.
-	args = append(args, drive("root", machine.root, "snapshot=on")...)
+	args = append(args, drive("root", machine.root, "snapshot=on,cache=unsafe")...)
 	args = append(args, drive("payload", payload, "readonly=on")...)
 	for _, name := range slices.Sorted(maps.Keys(options.Disks)) {
 		args = append(args, drive(name, options.Disks[name], "readonly=on")...)
