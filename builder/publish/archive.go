@@ -11,6 +11,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/nodeimg/nodeimg/internal/progress"
 	"github.com/nodeimg/nodeimg/recipes"
@@ -65,8 +66,8 @@ func (c *layoutContent) writeTar(ctx context.Context, w io.Writer, step *progres
 	return t.Close()
 }
 
-// WriteDockerArchive writes img as a docker-archive, the format of "docker save", which appears by rename. Its layers are
-// uncompressed, because Docker Engine 20.10 reads no zstd. The image's id in the Engine is the digest of its config. The error is a
+// WriteDockerArchive writes img as a docker-archive, the format of "docker save", which appears by rename. Layers that are compressed
+// otherwise than by gzip are written uncompressed, because Docker Engine 20.10 reads no zstd. The image's id in the Engine is the digest of its config. The error is a
 // *recipes.InputError when a name is not an image reference.
 func WriteDockerArchive(ctx context.Context, file string, img v1.Image, names []string) error {
 	step := progress.Start(ctx, "[export] Docker archive %s", file)
@@ -123,7 +124,7 @@ func writeDockerTar(ctx context.Context, w io.Writer, img v1.Image, names []stri
 		}
 		written[l.name] = true
 		if err := l.write(ctx, t, step); err != nil {
-			return fmt.Errorf("copying layer %s: %w", l.diffID, err)
+			return fmt.Errorf("copying layer %s: %w", l.hash, err)
 		}
 	}
 	// The manifest comes last, as in the archives of docker itself: who reads a stream has seen the blobs by then.
@@ -137,15 +138,15 @@ func writeDockerTar(ctx context.Context, w io.Writer, img v1.Image, names []stri
 	return t.Close()
 }
 
-// dockerLayer is an uncompressed layer.
+// dockerLayer is a layer as a docker-archive holds it.
 type dockerLayer struct {
-	v1.Layer
-	name   string
-	diffID v1.Hash
-	size   int64
+	name string
+	// hash and size are those of the bytes that open yields.
+	hash v1.Hash
+	size int64
+	open func() (io.ReadCloser, error)
 }
 
-// dockerLayers finds out how long the layers are uncompressed, which a tar must say before their bytes.
 func dockerLayers(ctx context.Context, img v1.Image) ([]dockerLayer, error) {
 	layers, err := img.Layers()
 	if err != nil {
@@ -153,27 +154,41 @@ func dockerLayers(ctx context.Context, img v1.Image) ([]dockerLayer, error) {
 	}
 	found := make([]dockerLayer, len(layers))
 	for i, layer := range layers {
-		diffID, err := layer.DiffID()
-		if err != nil {
-			return nil, fmt.Errorf("reading a layer: %w", err)
+		if found[i], err = newDockerLayer(ctx, layer); err != nil {
+			return nil, fmt.Errorf("reading layer %d: %w", i+1, err)
 		}
-		size, err := uncompressedSize(ctx, layer, diffID)
-		if err != nil {
-			return nil, fmt.Errorf("reading layer %s: %w", diffID, err)
-		}
-		found[i] = dockerLayer{Layer: layer, name: diffID.Hex + ".tar", diffID: diffID, size: size}
 	}
 	return found, nil
 }
 
-func uncompressedSize(ctx context.Context, layer v1.Layer, diffID v1.Hash) (int64, error) {
-	hash, err := layer.Digest()
+func newDockerLayer(ctx context.Context, layer v1.Layer) (dockerLayer, error) {
+	digest, err := layer.Digest()
 	if err != nil {
-		return 0, err
+		return dockerLayer{}, err
 	}
-	if hash == diffID {
-		return layer.Size()
+	mediaType, err := layer.MediaType()
+	if err != nil {
+		return dockerLayer{}, err
 	}
+	if mediaType == types.OCILayer || mediaType == types.DockerLayer {
+		size, err := layer.Size()
+		return dockerLayer{name: digest.Hex + ".tar.gz", hash: digest, size: size, open: layer.Compressed}, err
+	}
+	diffID, err := layer.DiffID()
+	if err != nil {
+		return dockerLayer{}, err
+	}
+	var size int64
+	if digest == diffID {
+		size, err = layer.Size()
+	} else {
+		// A tar says how long a file is before its bytes.
+		size, err = uncompressedSize(ctx, layer)
+	}
+	return dockerLayer{name: diffID.Hex + ".tar", hash: diffID, size: size, open: layer.Uncompressed}, err
+}
+
+func uncompressedSize(ctx context.Context, layer v1.Layer) (int64, error) {
 	r, err := layer.Uncompressed()
 	if err != nil {
 		return 0, err
@@ -182,17 +197,17 @@ func uncompressedSize(ctx context.Context, layer v1.Layer, diffID v1.Hash) (int6
 	return copyAll(ctx, io.Discard, r, func(int64) {})
 }
 
-// write writes the layer uncompressed and makes sure that it is what the config promises.
+// write writes the layer and makes sure that it is what manifest or config promise.
 func (l dockerLayer) write(ctx context.Context, t tarWriter, step *progress.Step) error {
 	if err := t.file(l.name, l.size); err != nil {
 		return err
 	}
-	r, err := l.Uncompressed()
+	r, err := l.open()
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	return verifiedCopy(ctx, t, r, l.diffID, step)
+	return verifiedCopy(ctx, t, r, l.hash, step)
 }
 
 // Write writes img to the output o of a recipe called name, with image names as in WriteLayout, and returns where it went. An output

@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -184,17 +185,36 @@ func openSaved(files fs.FS, name string) (v1.Image, error) {
 		Layers: []v1.Descriptor{},
 	}
 	for i, layer := range saved[0].Layers {
-		info, err := fs.Stat(files, strings.TrimPrefix(path.Clean("/"+layer), "/"))
+		descriptor, err := savedLayer(files, strings.TrimPrefix(path.Clean("/"+layer), "/"), parsed.RootFS.DiffIDs[i])
 		if err != nil {
 			return nil, recipes.InputErrorf("%s is damaged: layer %s: %v", name, layer, err)
 		}
-		manifest.Layers = append(manifest.Layers, v1.Descriptor{MediaType: types.OCIUncompressedLayer, Digest: parsed.RootFS.DiffIDs[i], Size: info.Size()})
+		manifest.Layers = append(manifest.Layers, descriptor)
 	}
 	core := &filesImage{files: files, mediaType: types.OCIManifestSchema1, config: config}
 	if core.manifest, err = json.Marshal(manifest); err != nil {
 		return nil, err
 	}
 	return partial.CompressedToImage(core)
+}
+
+// savedLayer describes a layer of a docker-archive: a tar, or one compressed by gzip, whose digest is found by reading it.
+func savedLayer(files fs.FS, file string, diffID v1.Hash) (v1.Descriptor, error) {
+	f, err := files.Open(file)
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	r := bufio.NewReaderSize(f, 1<<20)
+	if head, _ := r.Peek(2); !bytes.Equal(head, []byte{0x1f, 0x8b}) {
+		return v1.Descriptor{MediaType: types.OCIUncompressedLayer, Digest: diffID, Size: info.Size()}, nil
+	}
+	hash, size, err := v1.SHA256(r)
+	return v1.Descriptor{MediaType: types.OCILayer, Digest: hash, Size: size}, err
 }
 
 // filesImage is an image whose manifest and config were read from files.
