@@ -5,7 +5,9 @@ import (
 	_ "embed"
 )
 
+// The reference page is made from the schema, so it comes second.
 //go:generate go run ./internal/schemagen -o schema.json
+//go:generate go run ./internal/docgen -o ../docs/recipe.md
 
 //go:embed schema.json
 var schema []byte

@@ -43,8 +43,9 @@ type Spec struct {
 	// Run are extra shell lines, run as root and without network after everything else but the preloaded images is in place.
 	Run []string `json:"run,omitempty"`
 	// Mirrors redirects a host (registry, release server, package mirror) to a URL prefix.
-	// The key is the host to replace, for instance registry.k8s.io, dl.k8s.io or github.com, or a distribution, debian or ubuntu;
-	// the value is the http or https URL that takes its place, without credentials, for instance https://mirror.example/k8s.
+	// The key is the host to replace, for instance registry.k8s.io, dl.k8s.io or github.com, or a package archive, debian,
+	// debian-security or ubuntu; the value is the http or https URL that takes its place, without credentials, for instance
+	// https://mirror.example/k8s.
 	Mirrors map[string]string `json:"mirrors,omitempty"`
 	// CACertificates are PEM files on the host, relative to the recipe, that the build and the node trust.
 	CACertificates []string `json:"caCertificates,omitempty"`

@@ -116,7 +116,7 @@ func checkFiles(c *checker) {
 }
 
 // distroMirrors are the mirror keys that stand for a distribution's package archive, whatever its host.
-var distroMirrors = []string{"debian", "ubuntu"}
+var distroMirrors = []string{"debian", "debian-security", "ubuntu"}
 
 var hostPort = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?$`)
 
