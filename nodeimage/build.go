@@ -125,6 +125,9 @@ func verify(ctx context.Context, image v1.Image, lock *recipes.Lock) error {
 
 // SourceOptions are the options under which Build resolves.
 func SourceOptions(_ *recipes.Document, options Options) sources.Options {
+	if options.Epoch.IsZero() {
+		options.Epoch = DefaultEpoch
+	}
 	inputs := sources.Options{Cache: options.Cache, Epoch: options.Epoch, InsecureRegistries: options.InsecureRegistries}
 	if options.Engine != nil {
 		inputs.Engine = options.Engine
