@@ -1,0 +1,150 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodeimg/nodeimg/builder/child"
+	"github.com/nodeimg/nodeimg/test/internal/tools"
+)
+
+// separated marks the process that runs in its own mount namespace.
+const separated = "NODEIMG_CLI_TEST_SEPARATED"
+
+// The places that TestMain makes for all tests.
+var (
+	// program is nodeimg, buildkitd lies beside it; both are compiled from what is checked out.
+	program, buildkitd string
+	// temporary is every nodeimg's TMPDIR.
+	temporary string
+	// seed makes the images of this run different from those of every other, so that no cache knows them.
+	seed = time.Now().UnixNano()
+)
+
+func TestMain(m *testing.M) {
+	// TestBuildContext starts a builder in this process.
+	child.Init()
+	status, err := runTests(m)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "test/cli: %v\n", err)
+		status = 1
+	}
+	os.Exit(status)
+}
+
+func runTests(m *testing.M) (status int, err error) {
+	if os.Geteuid() != 0 {
+		return 1, fmt.Errorf("nodeimg starts a builder, and that needs root; run the tests as root")
+	}
+	if os.Getenv(separated) == "" {
+		return 1, separate()
+	}
+	// What a killed nodeimg leaves becomes a child of this process and of nobody else's.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return 1, err
+	}
+	root, err := os.MkdirTemp("", "nodeimg-cli-")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(root)
+	// Other users have to reach the program: one test runs it as nobody.
+	if err := os.Chmod(root, 0o755); err != nil {
+		return 1, err
+	}
+	if err := compile(context.Background(), filepath.Join(root, "bin")); err != nil {
+		return 1, err
+	}
+	temporary = filepath.Join(root, "tmp")
+	if err := os.Mkdir(temporary, 0o777|os.ModeSticky); err != nil {
+		return 1, err
+	}
+	before, err := machine()
+	if err != nil {
+		return 1, err
+	}
+	status = m.Run()
+	if left := leftovers(before); len(left) > 0 {
+		return 1, fmt.Errorf("the tests changed the machine:\n%s", indent(left))
+	}
+	return status, nil
+}
+
+// separate runs this program again in a mount namespace of its own, with an empty /run. There, what other programs mount and keep does
+// not show, and what the tests mount is gone with the last process. It only returns when it fails.
+func separate() error {
+	// Namespaces belong to threads, and exec keeps those of the thread that calls it.
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("making a mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("separating mounts: %w", err)
+	}
+	if err := unix.Mount("run", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+		return fmt.Errorf("mounting an empty /run: %w", err)
+	}
+	return syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), separated+"=1"))
+}
+
+// compile puts nodeimg and buildkitd into dir. The go command relinks only what changed, because it finds the last result in the cache.
+func compile(ctx context.Context, dir string) error {
+	repository, err := tools.Root(ctx)
+	if err != nil {
+		return err
+	}
+	built, err := tools.CacheDir("cli")
+	if err != nil {
+		return err
+	}
+	unlock, err := tools.Lock(ctx, filepath.Join(built, ".lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	for _, pkg := range []string{"./cmd/nodeimg", "github.com/moby/buildkit/cmd/buildkitd"} {
+		name := filepath.Base(pkg)
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", filepath.Join(built, name), pkg)
+		cmd.Dir = repository
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("compiling %s: %w\n%s", pkg, err, out)
+		}
+		// A copy, because the next run of the tests may compile while this one lasts.
+		if err := copyProgram(filepath.Join(built, name), filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	program, buildkitd = filepath.Join(dir, "nodeimg"), filepath.Join(dir, "buildkitd")
+	return nil
+}
+
+func copyProgram(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		_ = out.Close()
+		return err
+	}
+	return out.Close()
+}
