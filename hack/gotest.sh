@@ -2,7 +2,7 @@
 # Runs go test with the arguments given and fails when a test fails or is skipped: a skipped test proves nothing. One package at a
 # time, since packages start daemons, virtual machines and compilers of their own. The log of every package is printed; go test's
 # own closing lines (ok, FAIL) are repeated at the end.
-set -eu
+set -euo pipefail
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
