@@ -192,17 +192,13 @@ func ready(t *testing.T, n *node.Node) {
 	}
 }
 
-// appAnswers asks the user's application from the node.
+// appAnswers asks the user's application from the node. The pod has another address after a restart, so it is looked up every time.
 func appAnswers(t *testing.T, n *node.Node) {
 	t.Helper()
-	isIP := func(out string) bool { return strings.Count(out, ".") == 3 }
-	ip, err := n.WaitFor(t.Context(), wait, isIP, kubectl("get", "pod", "app", "-o", "jsonpath={.status.podIP}")...)
-	if err != nil {
-		t.Fatal(err)
-	}
 	hello := func(out string) bool { return strings.Contains(out, "hello from a preloaded image") }
-	script := `exec 3<>"/dev/tcp/$0/8080"; printf 'GET / HTTP/1.0\r\n\r\n' >&3; cat <&3`
-	if _, err := n.WaitFor(t.Context(), wait, hello, "bash", "-c", script, strings.TrimSpace(ip)); err != nil {
+	script := `exec 3<>"/dev/tcp/$("$@")/8080"; printf 'GET / HTTP/1.0\r\n\r\n' >&3; cat <&3`
+	ask := append([]string{"timeout", "10", "bash", "-c", script, "ask"}, kubectl("get", "pod", "app", "-o", "jsonpath={.status.podIP}")...)
+	if _, err := n.WaitFor(t.Context(), wait, hello, ask...); err != nil {
 		t.Fatal(err)
 	}
 }

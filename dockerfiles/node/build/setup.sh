@@ -1,5 +1,5 @@
 #!/bin/sh
-# Turns an installed distribution into a node: which units run, which alternatives hold, and nothing left that differs from build to build.
+# Turns an installed distribution into a node: which units run, which alternatives hold, and no identity that all nodes would share.
 set -eu
 
 systemctl set-default multi-user.target
@@ -28,7 +28,3 @@ fi
 # Every node makes its own on its first start.
 : >/etc/machine-id
 rm -f /var/lib/dbus/machine-id /etc/hostname
-
-# Caches and logs: none is read later, all differ from build to build.
-rm -rf /tmp/* /var/tmp/* /var/cache/apt/* /var/cache/debconf/*-old /var/cache/ldconfig/aux-cache /var/lib/apt/lists/* /var/lib/dpkg/*-old
-find /var/log -type f -delete
