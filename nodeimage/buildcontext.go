@@ -80,7 +80,8 @@ func WriteBuildContext(ctx context.Context, document *recipes.Document, options 
 			target.Contexts[c.Name] = "./" + folder
 			switch {
 			case c.Layout != "":
-				target.Contexts[c.Name] = "oci-layout://./" + folder + "@" + c.Layout
+				// The digest decides; without a tag beside it buildx 0.33 passes on a name that BuildKit cannot parse (docker/buildx#3793).
+				target.Contexts[c.Name] = "oci-layout://./" + folder + ":latest@" + c.Layout
 				err = w.layout(folder, digest.Digest(c.Layout))
 			case c.Name == storeContext:
 				err = w.store(ctx, folder, lock.Images, options.Epoch)
