@@ -18,7 +18,7 @@ build: ## Compile bin/nodeimg and bin/buildkitd
 	CGO_ENABLED=0 go build -trimpath -o bin/ github.com/moby/buildkit/cmd/buildkitd
 
 .PHONY: test
-test: build ## Run all tests: unit, integration, end to end, end to end on cgroup v2
+test: deps build ## Run all tests: unit, integration, end to end, end to end on cgroup v2
 	$(GO_TEST) ./...
 
 .PHONY: unit
@@ -26,15 +26,15 @@ unit: ## Run the tests that need no daemon and no root
 	$(GO_TEST) ./recipes/... ./dockerfiles/... ./internal/...
 
 .PHONY: e2e
-e2e: build ## Boot a built node image in a Docker Engine and make it a Ready node
+e2e: deps build ## Boot a built node image in a Docker Engine and make it a Ready node
 	$(GO_TEST) -run 'TestE2E' ./test/e2e/...
 
 .PHONY: e2e-vm
-e2e-vm: build ## The same on cgroup v2, in an emulated machine
+e2e-vm: deps build ## The same on cgroup v2, in an emulated machine
 	$(GO_TEST) -run 'TestVM' ./test/e2e/...
 
 .PHONY: lint
-lint: ## Check format, vet, staticcheck, shellcheck, generated files, import directions
+lint: deps ## Check format, vet, staticcheck, shellcheck, generated files, import directions
 	hack/lint.sh
 
 .PHONY: fmt
