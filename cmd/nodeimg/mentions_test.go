@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"github.com/nodeimg/nodeimg/recipes"
 )
 
 // repository is the root of the checkout.
@@ -25,6 +27,8 @@ type page struct {
 	links, anchors []string
 	// code are lines of code blocks and the content of code spans.
 	code []string
+	// recipes are code blocks that are whole recipes.
+	recipes []string
 }
 
 var (
@@ -35,6 +39,7 @@ var (
 	recipeCommand = regexp.MustCompile(`(?m)^\s*#   +(nodeimg .*)$`)
 	// commandLine is nodeimg at the start of a line of code or where the shell starts a command.
 	commandLine = regexp.MustCompile(`(?:^|&& |\| |\$\()(?:bin/)?nodeimg( [^|>&;#)]*)`)
+	recipeBlock = regexp.MustCompile("(?s)```yaml\n([^`]*?apiVersion:.*?)```")
 	makeLine    = regexp.MustCompile(`^make((?: [a-z0-9-]+)+)`)
 )
 
@@ -71,6 +76,9 @@ func pages(t *testing.T) []page {
 }
 
 func (p *page) readMarkdown(text string) {
+	for _, match := range recipeBlock.FindAllStringSubmatch(text, -1) {
+		p.recipes = append(p.recipes, match[1])
+	}
 	fenced := false
 	for line := range strings.Lines(text) {
 		line = strings.TrimRight(line, "\n")
@@ -163,6 +171,21 @@ func checkMention(root *cobra.Command, arguments []string) error {
 		return errors.New(cmd.CommandPath() + " has no flag " + argument)
 	}
 	return nil
+}
+
+func TestRecipesInPagesAreValid(t *testing.T) {
+	count := 0
+	for _, p := range pages(t) {
+		for _, text := range p.recipes {
+			count++
+			if _, err := recipes.Load("-", strings.NewReader(text)); err != nil {
+				t.Errorf("%s: the recipe in it: %v", p.path, err)
+			}
+		}
+	}
+	if count < 2 {
+		t.Errorf("found %d recipes: this test looks at the wrong files", count)
+	}
 }
 
 // foreignFlags are flags of other programs that the pages explain.
