@@ -30,7 +30,7 @@ const (
 var (
 	//go:embed pause/main.go
 	pauseSource string
-	//go:embed coredns/main.go
+	//go:embed _coredns/main.go
 	coreDNSSource string
 )
 
@@ -145,7 +145,7 @@ func projectsFor(req Request) []project {
 	}
 	coreDNS := project{
 		name: "coredns", version: CoreDNSVersion, modules: []string{"github.com/coredns/coredns"},
-		main: coreDNSSource, tags: []string{"nodeimg_coredns"}, programs: []program{{pkg: ".", own: "coredns"}},
+		main: coreDNSSource, programs: []program{{pkg: ".", own: "coredns"}},
 	}
 	criTools := project{
 		name: "cri-tools", version: CRIToolsVersion, modules: []string{"sigs.k8s.io/cri-tools"},

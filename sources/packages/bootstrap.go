@@ -18,7 +18,6 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/nodeimg/nodeimg/internal/cache"
@@ -27,7 +26,7 @@ import (
 )
 
 // bootstrapFormat is part of the content key; it changes whenever the same packages would give another layer.
-const bootstrapFormat = "1"
+const bootstrapFormat = "2"
 
 //go:embed merge-usr.sh
 var mergeUsr []byte
@@ -190,7 +189,7 @@ func (b *bootstrap) layer(ctx context.Context, arguments []string, tmp string) (
 		"etc/apt/sources.list": []byte(b.universe.SourceList()),
 		"etc/machine-id":       {},
 	}
-	layer, layerErr := storeLayer(b.cache, zstdLayer, func(w io.Writer) error { return normalise(w, stdout, b.epoch, replaced) })
+	layer, layerErr := storeLayer(b.cache, func(w io.Writer) error { return normalise(w, stdout, b.epoch, replaced) })
 	if layerErr != nil {
 		cancel(layerErr)
 	}
@@ -237,7 +236,7 @@ func (b *bootstrap) image(layer storedLayer) (digest.Digest, error) {
 	}
 	manifest, err := json.Marshal(v1.Manifest{
 		SchemaVersion: 2, MediaType: types.OCIManifestSchema1, Config: configDescriptor,
-		Layers: []v1.Descriptor{{MediaType: layer.Type, Size: layer.Size, Digest: layerHash}},
+		Layers: []v1.Descriptor{{MediaType: types.OCILayer, Size: layer.Size, Digest: layerHash}},
 	})
 	if err != nil {
 		return "", err
@@ -274,8 +273,3 @@ func imageComplete(c *cache.Cache, manifest digest.Digest) bool {
 	}
 	return true
 }
-
-// zstdLayer is what base layers are compressed with: read by BuildKit only, so that speed counts and not the oldest client.
-var zstdLayer = compression{types.OCILayerZStd, func(w io.Writer) (io.WriteCloser, error) {
-	return zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
-}}

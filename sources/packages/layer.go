@@ -12,33 +12,20 @@ import (
 	"github.com/nodeimg/nodeimg/internal/cache"
 )
 
-// compression of a layer.
-type compression struct {
-	mediaType types.MediaType
-	writer    func(io.Writer) (io.WriteCloser, error)
-}
-
-// gzipLayer is what layers of container images are compressed with: every runtime reads it.
-var gzipLayer = compression{types.OCILayer, func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriterLevel(w, gzip.DefaultCompression) }}
-
 // storedLayer is a compressed layer in the cache; as JSON it is a fact.
 type storedLayer struct {
-	Digest digest.Digest   `json:"digest"`
-	DiffID digest.Digest   `json:"diffID"`
-	Size   int64           `json:"size"`
-	Type   types.MediaType `json:"type"`
+	Digest digest.Digest `json:"digest"`
+	DiffID digest.Digest `json:"diffID"`
+	Size   int64         `json:"size"`
 }
 
-// storeLayer stores the tar that write yields.
-func storeLayer(c *cache.Cache, compress compression, write func(io.Writer) error) (storedLayer, error) {
+// storeLayer stores the tar that write yields as gzip, which every runtime and every registry client reads.
+func storeLayer(c *cache.Cache, write func(io.Writer) error) (storedLayer, error) {
 	reader, writer := io.Pipe()
 	diffID := digest.SHA256.Digester()
 	go func() {
 		writer.CloseWithError(func() error {
-			compressed, err := compress.writer(writer)
-			if err != nil {
-				return err
-			}
+			compressed := gzip.NewWriter(writer)
 			buffered := bufio.NewWriterSize(io.MultiWriter(diffID.Hash(), compressed), 1<<20)
 			if err := write(buffered); err != nil {
 				return err
@@ -55,7 +42,7 @@ func storeLayer(c *cache.Cache, compress compression, write func(io.Writer) erro
 	if err != nil {
 		return storedLayer{}, err
 	}
-	return storedLayer{Digest: d, DiffID: diffID.Digest(), Size: size, Type: compress.mediaType}, nil
+	return storedLayer{Digest: d, DiffID: diffID.Digest(), Size: size}, nil
 }
 
 // cachedLayer is a storedLayer as go-containerregistry wants it (partial.CompressedLayer).
@@ -67,5 +54,5 @@ type cachedLayer struct {
 func (l cachedLayer) Digest() (v1.Hash, error)            { return v1.NewHash(l.layer.Digest.String()) }
 func (l cachedLayer) DiffID() (v1.Hash, error)            { return v1.NewHash(l.layer.DiffID.String()) }
 func (l cachedLayer) Size() (int64, error)                { return l.layer.Size, nil }
-func (l cachedLayer) MediaType() (types.MediaType, error) { return l.layer.Type, nil }
+func (l cachedLayer) MediaType() (types.MediaType, error) { return types.OCILayer, nil }
 func (l cachedLayer) Compressed() (io.ReadCloser, error)  { return l.cache.Open(l.layer.Digest) }

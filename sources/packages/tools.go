@@ -24,7 +24,7 @@ import (
 )
 
 // toolsFormat is part of the content key; it changes whenever the same packages would give another layer.
-const toolsFormat = "1"
+const toolsFormat = "2"
 
 // toolNames are what images of network programs need: packet filters of both kinds, module loading and a shell for the wrapper.
 var toolNames = []string{"conntrack", "dash", "ipset", "iptables", "kmod", "nftables"}
@@ -112,7 +112,7 @@ func packTools(ctx context.Context, c *cache.Cache, packages []recipes.LockedPac
 			}
 		}
 	}
-	return storeLayer(c, gzipLayer, func(w io.Writer) error {
+	return storeLayer(c, func(w io.Writer) error {
 		out := tar.NewWriter(w)
 		for _, name := range mergedFolders {
 			header := &tar.Header{Typeflag: tar.TypeSymlink, Linkname: "usr/" + name, Mode: 0o777, ModTime: epoch}

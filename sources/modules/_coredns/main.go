@@ -1,8 +1,6 @@
-//go:build nodeimg_coredns
-
 // Command coredns is CoreDNS with the plugins that clusters use: all of kubeadm's Corefile and those that people add to it. Upstream's
-// own main also holds the cloud providers' and tracing plugins, whose modules are five times the size of everything else. The build
-// constraint keeps this file out of nodeimg's own build, which does not depend on CoreDNS.
+// own main also holds the cloud providers' and tracing plugins, whose modules are five times the size of everything else. The
+// folder's name keeps this file out of nodeimg's own build, which does not depend on CoreDNS.
 package main
 
 import (
