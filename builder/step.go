@@ -19,6 +19,9 @@ const tailLines = 20
 // tailBytes bounds what is kept of every running step's output.
 const tailBytes = 16 << 10
 
+// nameRunes bounds a step's name in an error.
+const nameRunes = 100
+
 // Range is a range of lines of the Dockerfile, the first line being 1, both ends included.
 type Range struct {
 	StartLine, EndLine int
@@ -44,7 +47,7 @@ type StepError struct {
 func (e *StepError) Error() string {
 	var b strings.Builder
 	if e.Name != "" {
-		fmt.Fprintf(&b, "step %s", e.Name)
+		fmt.Fprintf(&b, "step %s", shortName(e.Name))
 	} else {
 		b.WriteString("reading the Dockerfile")
 	}
@@ -100,6 +103,17 @@ func stepError(rec *recorder, err error) *StepError {
 		return nil
 	}
 	return step
+}
+
+// shortName is a step's name without the flags of its RUN instruction, and of bearable length: the whole of it stands in the Dockerfile.
+func shortName(name string) string {
+	if stage, command, ok := strings.Cut(name, " RUN "); ok {
+		name = stage + " RUN " + withoutFlags(command)
+	}
+	if runes := []rune(name); len(runes) > nameRunes {
+		name = string(runes[:nameRunes-1]) + "…"
+	}
+	return name
 }
 
 // withoutFlags drops the leading --mount=…, --network=… of a RUN instruction.

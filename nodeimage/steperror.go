@@ -35,9 +35,30 @@ func newStepError(document *recipes.Document, compiled *dockerfiles.Result, step
 	e.Line, e.Column = document.Position(e.Field)
 	// A recipe that came through standard input cannot be shown again; its position still can.
 	if text, err := os.ReadFile(document.File); err == nil && e.Line > 0 {
-		e.recipe = excerpt(string(text), e.Line, e.Line)
+		e.recipe = excerpt(string(text), e.Line, fieldEnd(string(text), e.Line))
 	}
 	return e
+}
+
+// recipeLines bounds how much of a field is shown.
+const recipeLines = 20
+
+// fieldEnd returns the last line of the field that begins in the line first, counted from 1: what follows belongs to it as long as it is
+// indented more, which holds for everything but oddly written flow style.
+func fieldEnd(text string, first int) int {
+	lines := strings.Split(text, "\n")
+	indent := func(line string) int { return len(line) - len(strings.TrimLeft(line, " ")) }
+	last := first
+	for i := first; i < len(lines) && i < first+recipeLines; i++ {
+		if strings.TrimSpace(lines[i]) == "" {
+			continue
+		}
+		if indent(lines[i]) <= indent(lines[first-1]) {
+			break
+		}
+		last = i + 1
+	}
+	return last
 }
 
 // excerpt returns the lines first to last of text, counted from 1, with their numbers.
