@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/opencontainers/go-digest"
 	"github.com/tonistiigi/fsutil"
@@ -230,7 +231,7 @@ func publishImage(ctx context.Context, image v1.Image, lock *recipes.Lock, recip
 	}
 	if options.Push {
 		pushed, err := publish.Push(ctx, image, publish.PushOptions{
-			References: options.Tags, InsecureRegistries: options.InsecureRegistries,
+			References: options.Tags, InsecureRegistries: options.InsecureRegistries, Mounts: baseMounts(options.Cache, lock),
 		})
 		if err != nil {
 			return nil, err
@@ -253,4 +254,29 @@ func publishImage(ctx context.Context, image v1.Image, lock *recipes.Lock, recip
 		result.References = append(result.References, dest+"@"+hash.String())
 	}
 	return result, nil
+}
+
+// baseMounts says that the base image's layers, which the image holds as they are, lie in the base image's repository: pushed to the
+// same registry they are mounted from there. Where that fails they are uploaded like the others.
+func baseMounts(c *cache.Cache, lock *recipes.Lock) map[v1.Hash]string {
+	if lock.Base.Reference == "" {
+		return nil
+	}
+	base, err := sources.CachedImage(c, digest.Digest(lock.Base.Digest))
+	if err != nil {
+		return nil
+	}
+	named, err := reference.ParseNormalizedNamed(lock.Base.Reference)
+	if err != nil {
+		return nil
+	}
+	manifest, err := base.Manifest()
+	if err != nil {
+		return nil
+	}
+	mounts := map[v1.Hash]string{}
+	for _, layer := range manifest.Layers {
+		mounts[layer.Digest] = named.Name()
+	}
+	return mounts
 }

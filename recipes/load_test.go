@@ -142,7 +142,7 @@ func TestLoadFields(t *testing.T) {
 		Spec: Spec{
 			Kubernetes: Kubernetes{Version: "v1.35.0-rc.1", Source: SourceModules},
 			Base:       Base{Distro: "ubuntu", Release: "22.04", From: FromPackages},
-			CRI:        CRI{Name: CRIContainerd, Version: "1.7.28"},
+			CRI:        CRI{Name: CRIContainerd, Version: "2.0.4"},
 			CNI:        CNI{Name: CNINone},
 			Preload: Preload{ControlPlane: new(false), Engine: EngineInner, Images: []ImageSource{
 				{Registry: "docker.io/library/nginx:1.29"},
@@ -175,7 +175,7 @@ spec:
     version: &version v1.35.0-rc.1
     source: modules
   base: {distro: ubuntu, release: "22.04", from: packages}
-  cri: {name: containerd, version: !!str 1.7.28}
+  cri: {name: containerd, version: !!str 2.0.4}
   cni: {name: none}
   preload:
     controlPlane: False

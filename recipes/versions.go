@@ -26,6 +26,10 @@ var requirements = []requirement{
 	{"v1.26.0", "1.6.0", "which is the first with the v1 CRI API"},
 }
 
+// oldestContainerd is the oldest release that reads the configuration of the build step that pulls (version 3; containerd 2.0) and the
+// databases that nodeimg writes.
+const oldestContainerd = "2.0.0"
+
 var (
 	kubernetesVersion = regexp.MustCompile(`^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$`)
 	runtimeVersion    = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$`)
@@ -96,7 +100,7 @@ func checkVersionPair(c *checker) {
 			}
 		}
 	}
-	if !atLeast(containerd, "1.6.0") {
-		c.report(field, "found %s, expected containerd 1.6.0 or newer", c.CRI.Version)
+	if !atLeast(containerd, oldestContainerd) {
+		c.report(field, "found %s, which this version of nodeimg cannot preload images for; expected containerd %s or newer", c.CRI.Version, oldestContainerd)
 	}
 }

@@ -35,9 +35,10 @@ func TestE2EReleaseImage(t *testing.T) {
 	recipe := writeRecipe(t, "k8s-node.yaml", spec)
 	docker, host := startEngine(t)
 	reference := "nodeimg-e2e/release:" + suffix()
+	before := len(server.Requests())
 	nodeimg(t.Context(), t, []string{"DOCKER_HOST=" + host}, "build", recipe, "-o", "type=docker", "-t", reference)
 	t.Cleanup(func() { _ = docker.RemoveImage(context.WithoutCancel(t.Context()), reference) })
-	for _, request := range server.Requests() {
+	for _, request := range server.Requests()[before:] {
 		if method, _, _ := strings.Cut(request, " "); method != "GET" && method != "HEAD" {
 			t.Errorf("building wrote to a publisher: %s", request)
 		}
