@@ -151,6 +151,16 @@ func indexJSON(descriptor v1.Descriptor, names []string) ([]byte, error) {
 	return json.Marshal(index)
 }
 
+// CheckNames fails before a long build when an image could not be given one of the names afterwards. The error is a *recipes.InputError.
+func CheckNames(names []string) error {
+	for _, name := range names {
+		if _, err := tagged(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // tagged reads a name with a tag, by default latest, and completes it as docker does.
 func tagged(name string) (reference.NamedTagged, error) {
 	named, err := reference.ParseNormalizedNamed(name)

@@ -144,6 +144,9 @@ func (o buildOptions) parseOutputs(documents []*recipes.Document) ([]publish.Out
 		}
 		outputs = append(outputs, output)
 	}
+	if err := publish.CheckNames(o.tags); err != nil {
+		return nil, err
+	}
 	if o.push && len(o.tags) == 0 {
 		return nil, recipes.InputErrorf("--push: give the name to push to with -t")
 	}
