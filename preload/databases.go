@@ -40,11 +40,11 @@ var criLabels = map[string]string{
 // pull by the CRI plugin would have left, and the overlayfs snapshotter's metadata.db without snapshots. All times in them are epoch.
 // Manifests and configs must be in the cache, layers need not. The same images and epoch give the same bytes.
 func Databases(ctx context.Context, c *cache.Cache, locked []recipes.LockedImage, epoch time.Time) (meta, snapshots []byte, err error) {
-	dir, err := os.MkdirTemp("", "nodeimg-databases-")
+	dir, release, err := c.TempDir("databases")
 	if err != nil {
 		return nil, nil, fmt.Errorf("writing containerd's databases: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer release()
 	if meta, err = metaDatabase(ctx, c, locked, epoch, dir); err != nil {
 		return nil, nil, fmt.Errorf("writing containerd's image database: %w", err)
 	}

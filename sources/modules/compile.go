@@ -264,7 +264,7 @@ func (c *compiler) download(ctx context.Context, scratch, path, version string, 
 	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module nodeimg.dev/download\n"), 0o644); err != nil {
 		return moduleFact{}, fmt.Errorf("writing go.mod: %w", err)
 	}
-	out, runErr := c.tool.run(ctx, dir, nil, func(line string) { step.Log("%s", line) }, "mod", "download", "-json", path+"@"+version)
+	out, runErr := c.tool.run(ctx, dir, temporaryIn(dir), func(line string) { step.Log("%s", line) }, "mod", "download", "-json", path+"@"+version)
 	var got struct {
 		Sum, GoMod, Info, Error string
 	}
@@ -297,11 +297,15 @@ func (c *compiler) download(ctx context.Context, scratch, path, version string, 
 	return m, c.cache.PutFact(moduleKey(path, version), m)
 }
 
+// temporaryIn makes go, and the C compiler below it, put temporary files into dir, which is cleared also after a process that was killed.
+func temporaryIn(dir string) []string { return []string{"GOTMPDIR=" + dir, "TMPDIR=" + dir} }
+
 // compile runs "go build" in scratch and stores what it made.
 func (c *compiler) compile(ctx context.Context, p project, in *content, modules []moduleFact, scratch string, step *progress.Step) (*build, error) {
 	source := filepath.Join(scratch, "source")
 	programs := filepath.Join(scratch, "programs")
-	for _, dir := range []string{source, programs} {
+	temporary := filepath.Join(scratch, "tmp")
+	for _, dir := range []string{source, programs, temporary} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, fmt.Errorf("creating the build folder: %w", err)
 		}
@@ -326,7 +330,7 @@ func (c *compiler) compile(ctx context.Context, p project, in *content, modules 
 			unpinned = append(unpinned, pkg)
 		}
 	}
-	_, err := c.tool.run(ctx, source, in.Env, log, args...)
+	_, err := c.tool.run(ctx, source, slices.Concat(in.Env, temporaryIn(temporary)), log, args...)
 	if len(unpinned) > 0 && ctx.Err() == nil {
 		// go then looks for the newest version there is, which may be another one tomorrow.
 		return nil, fmt.Errorf("finding modules: no required module has the packages %s", strings.Join(unpinned, ", "))
