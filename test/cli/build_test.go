@@ -148,9 +148,9 @@ func TestBuild(t *testing.T) {
 			if got := mustDigest(t, pulled); got != digest {
 				t.Errorf("pulled %s, want %s", got, digest)
 			}
-			if err := validate.Image(pulled); err != nil {
-				t.Error(err)
-			}
+		}
+		if err := validate.Image(private.pull(t, "small:v1")); err != nil {
+			t.Error(err)
 		}
 		checkInspect(t, open.host+"/nodes/small:v2")
 		open.asked("")

@@ -54,8 +54,8 @@ func machine() (state, error) {
 	}
 	for _, root := range []string{temporary, "/run"} {
 		err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
-			// The folder that the OCI runtime's state is mounted on stays, as it does on every host that has the runtime.
-			if err == nil && path != root && path != "/run/runc" {
+			// These folders of the OCI runtime and of mount(8) stay, as they do on every host that has these programs.
+			if err == nil && path != root && path != "/run/runc" && path != "/run/mount" {
 				add("file %s", path)
 			}
 			return nil
@@ -164,21 +164,12 @@ func emptyCgroups() ([]string, error) {
 	return found, nil
 }
 
-// abandoned are the temporary folders in the user's cache whose owners are gone.
-func abandoned(cacheDir string) ([]string, error) {
-	locks, err := filepath.Glob(filepath.Join(cacheDir, "tmp", "*.lock"))
-	if err != nil {
-		return nil, err
-	}
-	var found []string
-	for _, path := range locks {
-		lock := flock.New(path, flock.SetFlag(unix.O_RDONLY))
-		if held, err := lock.TryRLock(); err == nil && held {
-			found = append(found, strings.TrimSuffix(path, ".lock"))
-		}
-		_ = lock.Close()
-	}
-	return found, nil
+// free reports whether nobody holds the lock of a temporary folder in the cache.
+func free(lockFile string) bool {
+	lock := flock.New(lockFile, flock.SetFlag(unix.O_RDONLY))
+	defer lock.Close()
+	held, err := lock.TryRLock()
+	return err == nil && held
 }
 
 func indent(lines []string) string { return "  " + strings.Join(lines, "\n  ") }
