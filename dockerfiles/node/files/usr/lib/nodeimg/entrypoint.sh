@@ -88,14 +88,17 @@ default_route() {
 	[ -z "$device" ] || ip route add default dev "$device" metric 4096 2>/dev/null || say "cannot add a default route"
 }
 
+docker_dns() {
+	# Docker's resolver answers on 127.0.0.11 through port redirections in this network namespace. /etc/resolv.conf is no witness: Docker
+	# leaves it as this script has changed it on an earlier start.
+	iptables-save -t nat 2>/dev/null >"$runtime/nat" && grep -q '^-A DOCKER_OUTPUT .*127\.0\.0\.11' "$runtime/nat"
+}
+
 rewrite_dns() {
-	# Docker's resolver answers on 127.0.0.11, which pods cannot reach. Its port redirections are copied to an address that they can.
-	grep -q '^nameserver 127\.0\.0\.11' /etc/resolv.conf 2>/dev/null || return 0
+	# Pods cannot reach 127.0.0.11, so the redirections are copied to an address that they can.
 	address=$(ip -4 route show default | awk '$2 == "via" { print $3; exit }')
 	[ -n "$address" ] || address=$(node_ipv4)
 	[ -n "$address" ] || return 0
-	iptables-save -t nat >"$runtime/nat" 2>/dev/null || return 0
-	grep -q '127\.0\.0\.11' "$runtime/nat" || return 0
 	sed -e 's/-d 127\.0\.0\.11/-d '"$address"'/g' \
 		-e 's/^-A OUTPUT \(.*\) -j DOCKER_OUTPUT/&\n-A PREROUTING \1 -j DOCKER_OUTPUT/' \
 		-e 's/^-A DOCKER_POSTROUTING -s 127\.0\.0\.11\(.*\) -j SNAT --to-source :53/-A DOCKER_POSTROUTING -s 127.0.0.11\1 -j SNAT --to-source '"$address"':53/' \
@@ -105,7 +108,7 @@ rewrite_dns() {
 		echo 1 >"/proc/sys/net/ipv4/conf/$knob/route_localnet" 2>/dev/null || true
 	done
 	# resolv.conf is a bind mount: it can be written, not replaced.
-	sed "s/^nameserver 127\.0\.0\.11/nameserver $address/" /etc/resolv.conf >"$runtime/resolv.conf"
+	sed "s/^nameserver .*/nameserver $address/" /etc/resolv.conf >"$runtime/resolv.conf"
 	cat "$runtime/resolv.conf" >/etc/resolv.conf
 }
 
@@ -141,8 +144,12 @@ configure_kubelet() {
 render_kubeadm() {
 	address=$(node_ipv4)
 	[ -n "$address" ] || { say "this container has no global IPv4 address; /etc/nodeimg/kubeadm.yaml is not written"; return 0; }
+	# A name outlives a change of address, for kube-proxy's configuration too; without Docker's resolver other nodes do not know it.
+	endpoint=$address
+	[ -z "$resolver" ] || endpoint=$(hostname)
 	mkdir -p /etc/nodeimg
-	sed -e "s/@NODE_ADDRESS@/$address/g" -e "s/@NODE_NAME@/$(hostname)/g" /usr/share/nodeimg/kubeadm.yaml >/etc/nodeimg/kubeadm.yaml.new
+	sed -e "s/@NODE_ADDRESS@/$address/g" -e "s/@NODE_NAME@/$(hostname)/g" -e "s/@CONTROL_PLANE@/$endpoint/g" \
+		/usr/share/nodeimg/kubeadm.yaml >/etc/nodeimg/kubeadm.yaml.new
 	mv /etc/nodeimg/kubeadm.yaml.new /etc/nodeimg/kubeadm.yaml
 }
 
@@ -176,7 +183,11 @@ new_identity
 pass_proxy
 select_iptables
 default_route
-rewrite_dns
+resolver=
+if docker_dns; then
+	resolver=docker
+	rewrite_dns
+fi
 configure_containerd
 configure_kubelet
 render_kubeadm
