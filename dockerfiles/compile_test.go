@@ -2,6 +2,7 @@ package dockerfiles_test
 
 import (
 	"bytes"
+	"cmp"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -11,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/opencontainers/go-digest"
@@ -34,13 +35,17 @@ spec:
 
 // variants are recipes with one option each; the shipped recipes are goldens too.
 var variants = map[string]string{
-	"minimal":        fmt.Sprintf(source, "v1.34.10"),
-	"kubernetes-130": fmt.Sprintf(source, "v1.30.2"),
-	"no-cni":         fmt.Sprintf(source, "v1.34.10") + "  cni: {name: none}\n",
-	"modules":        fmt.Sprintf(source, "v1.34.10")[:len(fmt.Sprintf(source, "v1.34.10"))-len("  platforms: [linux/amd64]\n")] + "  base: {from: packages}\n  platforms: [linux/amd64]\n",
-	"run":            fmt.Sprintf(source, "v1.34.10") + "  run:\n    - echo one\n    - |\n      set -x\n      echo \"two $HOME\" NODEIMG\n",
-	"images":         fmt.Sprintf(source, "v1.34.10") + "  preload:\n    images: [\"docker.io/library/nginx:1.29\", \"docker.io/library/redis:8\"]\n",
-	"packages":       fmt.Sprintf(source, "v1.34.10") + "  packages: [jq]\n",
+	"minimal":          fmt.Sprintf(source, "v1.34.10"),
+	"kubernetes-130":   fmt.Sprintf(source, "v1.30.2"),
+	"no-cni":           fmt.Sprintf(source, "v1.34.10") + "  cni: {name: none}\n",
+	"modules":          fmt.Sprintf(source, "v1.34.10")[:len(fmt.Sprintf(source, "v1.34.10"))-len("  platforms: [linux/amd64]\n")] + "  base: {from: packages}\n  platforms: [linux/amd64]\n",
+	"run":              fmt.Sprintf(source, "v1.34.10") + "  run:\n    - echo one\n    - |\n      set -x\n      echo \"two $HOME\" NODEIMG\n",
+	"images":           fmt.Sprintf(source, "v1.34.10") + "  preload:\n    images: [\"docker.io/library/nginx:1.29\", \"docker.io/library/redis:8\"]\n",
+	"packages":         fmt.Sprintf(source, "v1.34.10") + "  packages: [jq]\n",
+	"files":            fmt.Sprintf(source, "v1.34.10") + "  files:\n    - {source: testdata/host/motd, target: /etc/motd, mode: \"0600\"}\n    - {source: testdata/host/tree, target: /opt/tree}\n",
+	"certificates":     fmt.Sprintf(source, "v1.34.10") + "  caCertificates: [testdata/host/corporate.pem]\n",
+	"mirrors":          fmt.Sprintf(source, "v1.34.10") + "  mirrors: {registry.k8s.io: \"https://mirror.example/k8s\"}\n",
+	"no-control-plane": fmt.Sprintf(source, "v1.34.10") + "  preload: {controlPlane: false}\n",
 }
 
 // lockFor is a lock such as resolving the recipe would yield, with digests made from names.
@@ -58,19 +63,25 @@ func lockFor(r recipes.Recipe) recipes.Lock {
 	for _, name := range r.Spec.Packages {
 		lock.Packages = append(lock.Packages, recipes.LockedPackage{Name: name, Version: "1", Architecture: "amd64", Digest: d(name)})
 	}
-	for target, link := range map[string]string{"/etc/motd": "", "/etc/other": "motd"} {
-		if len(r.Spec.Files) > 0 {
-			lock.Files = append(lock.Files, recipes.LockedFile{Target: target, Mode: "0644", Digest: d(target), Link: link})
-		}
+	for _, f := range r.Spec.Files {
+		lock.Files = append(lock.Files, recipes.LockedFile{Target: f.Target, Mode: cmp.Or(f.Mode, "0755"), Digest: d(f.Source)})
+	}
+	if len(lock.Files) > 0 {
+		lock.Files = append(lock.Files, recipes.LockedFile{Target: "/opt/link", Link: "tree"})
+	}
+	for _, name := range r.Spec.CACertificates {
+		lock.Files = append(lock.Files, recipes.LockedFile{Target: recipes.CertificatesPath + "/corporate.crt", Mode: "0644", Digest: d(name)})
 	}
 	image := func(reference string, role recipes.ImageRole, source recipes.ImageSource) {
 		lock.Images = append(lock.Images, recipes.LockedImage{Reference: reference, Digest: d(reference), Manifest: d(reference), Size: 100, Bytes: 1000, Platform: lock.Platform, Role: role, Source: source})
 	}
-	image("registry.k8s.io/kube-apiserver:"+r.Spec.Kubernetes.Version, recipes.RoleControlPlane, recipes.ImageSource{})
-	image("registry.k8s.io/etcd:3.6.5-0", recipes.RoleEtcd, recipes.ImageSource{})
-	image("registry.k8s.io/coredns/coredns:v1.12.1", recipes.RoleDNS, recipes.ImageSource{})
+	if all := r.Spec.Preload.ControlPlane; all == nil || *all {
+		image("registry.k8s.io/kube-apiserver:"+r.Spec.Kubernetes.Version, recipes.RoleControlPlane, recipes.ImageSource{})
+		image("registry.k8s.io/etcd:3.6.5-0", recipes.RoleEtcd, recipes.ImageSource{})
+		image("registry.k8s.io/coredns/coredns:v1.12.1", recipes.RoleDNS, recipes.ImageSource{})
+	}
 	image("registry.k8s.io/pause:3.10.1", recipes.RoleSandbox, recipes.ImageSource{})
-	if r.Spec.CNI.Name == recipes.CNIFlannel {
+	if all := r.Spec.Preload.ControlPlane; r.Spec.CNI.Name == recipes.CNIFlannel && (all == nil || *all) {
 		image("ghcr.io/flannel-io/flannel:v0.28.4", recipes.RoleCNI, recipes.ImageSource{})
 		if r.Spec.Kubernetes.Source == recipes.SourceRelease {
 			image("ghcr.io/flannel-io/flannel-cni-plugin:v1.9.1-flannel1", recipes.RoleCNI, recipes.ImageSource{})
@@ -153,7 +164,7 @@ func TestCompileGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(string(want), string(got)); diff != "" {
+			if diff := gocmp.Diff(string(want), string(got)); diff != "" {
 				t.Errorf("compiled output differs from %s (-want +got); run go test ./dockerfiles -update and read the diff:\n%s", file, diff)
 			}
 		})
@@ -225,7 +236,7 @@ func TestCompileIsPure(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(first, second); diff != "" {
+		if diff := gocmp.Diff(first, second); diff != "" {
 			t.Errorf("compiling %s twice differs:\n%s", name, diff)
 		}
 	}

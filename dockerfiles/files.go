@@ -94,7 +94,8 @@ func nodeFiles(recipe recipes.Recipe, lock recipes.Lock) ([]ContextFile, error) 
 		return nil, err
 	}
 	files = append(files, contextFile(kindVersionPath, []byte(recipe.Spec.Kubernetes.Version+"\n")))
-	if recipe.Spec.CNI.Name == recipes.CNIFlannel {
+	// Without preload.controlPlane the lock names no image that the manifest could use.
+	if _, ok := lock.Image(recipes.RoleCNI); ok && recipe.Spec.CNI.Name == recipes.CNIFlannel {
 		values, err := flannel(lock)
 		if err != nil {
 			return nil, err
