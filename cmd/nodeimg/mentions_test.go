@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nodeimg/nodeimg/dockerfiles"
 	"github.com/nodeimg/nodeimg/recipes"
 )
 
@@ -283,5 +285,25 @@ func TestTroubleshootingQuotesMessages(t *testing.T) {
 	}
 	if count < 15 {
 		t.Errorf("found %d messages: this test looks at the wrong table", count)
+	}
+}
+
+// TestLabelsAreExplained compares the table in docs/node-image.md with the labels that images get.
+func TestLabelsAreExplained(t *testing.T) {
+	labels, err := dockerfiles.Labels(recipes.Recipe{}, recipes.Lock{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(repository, "docs/node-image.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var explained []string
+	for _, match := range regexp.MustCompile("(?m)^\\| `(dev\\.nodeimg\\.[a-z]+)` \\|").FindAllSubmatch(text, -1) {
+		explained = append(explained, string(match[1]))
+	}
+	slices.Sort(explained)
+	if want := slices.Sorted(maps.Keys(labels)); !slices.Equal(explained, want) {
+		t.Errorf("docs/node-image.md explains the labels %v, images have %v", explained, want)
 	}
 }
