@@ -33,30 +33,49 @@ func TestE2ESourceImage(t *testing.T) {
 	if !strings.HasPrefix(out, reference+"@sha256:") || strings.Count(out, "\n") != 1 {
 		t.Errorf("standard output is %q, want one reference with digest", out)
 	}
-	becomesReady(t, docker, reference)
+	// Docker may give a stopped node another address: the node comes back on another network.
+	network, other := internalNetwork(t, docker), internalNetwork(t, docker)
+	n := start(t, docker, reference, network)
+	var before string
+	becomesReady(t, n, func() (err error) {
+		if before, err = n.Address(t.Context(), network); err != nil {
+			return err
+		}
+		return n.Move(t.Context(), network, other)
+	})
+	if after, err := n.Address(t.Context(), other); err != nil || after == before {
+		t.Errorf("the address was %s and is %s (%v); the restart proved nothing", before, after, err)
+	}
 }
 
 // suffix makes names that no other run uses at the same time.
 func suffix() string { return fmt.Sprintf("%d-%x", os.Getpid(), time.Now().UnixNano()&0xffffff) }
 
-// start starts a node on a network of its own without a route out.
-func start(t *testing.T, docker *node.Docker, reference string) *node.Node {
+// internalNetwork makes a network without a route out that ends with the test.
+func internalNetwork(t *testing.T, docker *node.Docker) string {
 	t.Helper()
 	name := "nodeimg-e2e-" + suffix()
-	removeNetwork, err := docker.Network(t.Context(), name, true)
+	remove, err := docker.Network(t.Context(), name, true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	clean := context.WithoutCancel(t.Context())
 	t.Cleanup(func() {
-		if err := removeNetwork(clean); err != nil {
+		if err := remove(clean); err != nil {
 			t.Error(err)
 		}
 	})
-	n, err := docker.Start(t.Context(), node.Options{Image: reference, Name: name, Network: name})
+	return name
+}
+
+// start starts a node on the network; it ends with the test.
+func start(t *testing.T, docker *node.Docker, reference, network string) *node.Node {
+	t.Helper()
+	n, err := docker.Start(t.Context(), node.Options{Image: reference, Name: "nodeimg-e2e-" + suffix(), Network: network})
 	if err != nil {
 		t.Fatal(err)
 	}
+	clean := context.WithoutCancel(t.Context())
 	t.Cleanup(func() {
 		if t.Failed() {
 			logs(clean, t, n)
@@ -81,10 +100,10 @@ func logs(ctx context.Context, t *testing.T, n *node.Node) {
 	}
 }
 
-// becomesReady boots the image, initialises Kubernetes with the shipped configuration and holds everything that a node image promises.
-func becomesReady(t *testing.T, docker *node.Docker, reference string) {
+// becomesReady boots the image, initialises Kubernetes with the shipped configuration and holds everything that a node image promises,
+// before and after the node was restarted.
+func becomesReady(t *testing.T, n *node.Node, restart func() error) {
 	t.Helper()
-	n := start(t, docker, reference)
 	ctx := t.Context()
 	if err := n.WaitBooted(ctx, wait); err != nil {
 		t.Fatal(err)
@@ -108,7 +127,7 @@ func becomesReady(t *testing.T, docker *node.Docker, reference string) {
 	appAnswers(t, n)
 	noPull(t, n)
 
-	if err := n.Restart(ctx); err != nil {
+	if err := restart(); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.WaitBooted(ctx, wait); err != nil {

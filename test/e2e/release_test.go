@@ -43,5 +43,6 @@ func TestE2EReleaseImage(t *testing.T) {
 			t.Errorf("building wrote to a publisher: %s", request)
 		}
 	}
-	becomesReady(t, docker, reference)
+	n := start(t, docker, reference, internalNetwork(t, docker))
+	becomesReady(t, n, func() error { return n.Restart(t.Context()) })
 }

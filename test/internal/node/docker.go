@@ -150,6 +150,24 @@ func (n *Node) Restart(ctx context.Context) error {
 	return nil
 }
 
+// Move stops the node, moves it from one network to another, where it has another address, and starts it again.
+func (n *Node) Move(ctx context.Context, from, to string) error {
+	timeout := int((30 * time.Second).Seconds())
+	if err := n.client.ContainerStop(ctx, n.id, container.StopOptions{Timeout: &timeout}); err != nil {
+		return fmt.Errorf("stopping node %s: %w", n.name, err)
+	}
+	if err := n.client.NetworkDisconnect(ctx, from, n.id, false); err != nil {
+		return fmt.Errorf("taking node %s off network %s: %w", n.name, from, err)
+	}
+	if err := n.client.NetworkConnect(ctx, to, n.id, nil); err != nil {
+		return fmt.Errorf("putting node %s on network %s: %w", n.name, to, err)
+	}
+	if err := n.client.ContainerStart(ctx, n.id, container.StartOptions{}); err != nil {
+		return fmt.Errorf("starting node %s: %w", n.name, err)
+	}
+	return nil
+}
+
 // Console returns everything that the node's PID 1 has written.
 func (n *Node) Console(ctx context.Context) (string, error) {
 	logs, err := n.client.ContainerLogs(ctx, n.id, container.LogsOptions{ShowStdout: true, ShowStderr: true})

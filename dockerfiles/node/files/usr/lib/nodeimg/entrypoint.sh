@@ -88,6 +88,13 @@ default_route() {
 	[ -z "$device" ] || ip route add default dev "$device" metric 4096 2>/dev/null || say "cannot add a default route"
 }
 
+forward() {
+	# A new network namespace takes its settings from the host, which need not forward; pods need it, for both address families.
+	for knob in ipv4/ip_forward ipv6/conf/all/forwarding; do
+		[ "$(cat "/proc/sys/net/$knob" 2>/dev/null || echo 1)" = 1 ] || echo 1 2>/dev/null >"/proc/sys/net/$knob" || say "cannot switch on /proc/sys/net/$knob"
+	done
+}
+
 docker_dns() {
 	# Docker's resolver answers on 127.0.0.11 through port redirections in this network namespace. /etc/resolv.conf is no witness: Docker
 	# leaves it as this script has changed it on an earlier start.
@@ -182,6 +189,7 @@ prepare_mounts
 new_identity
 pass_proxy
 select_iptables
+forward
 default_route
 resolver=
 if docker_dns; then
