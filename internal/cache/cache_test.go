@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -101,5 +102,45 @@ func TestTempDirOfKilledProcess(t *testing.T) {
 	}
 	if _, err := os.Stat(alive); err != nil {
 		t.Fatalf("a living process's folder is gone: %v", err)
+	}
+}
+
+// TestTempDirsAtOnce lets everybody's sweep meet everybody else's new folders.
+func TestTempDirsAtOnce(t *testing.T) {
+	root := t.TempDir()
+	var all sync.WaitGroup
+	for range 32 {
+		all.Go(func() {
+			c, err := cache.Open(root)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for range 100 {
+				dir, release, err := c.TempDir("work")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+					t.Errorf("somebody removed a folder in use: %v", err)
+				}
+				release()
+			}
+		})
+	}
+	all.Wait()
+	// Lock files that lost a race are swept by the next one.
+	c, err := cache.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, release, err := c.TempDir("work")
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
+	if left, err := os.ReadDir(filepath.Join(root, "tmp")); err != nil || len(left) > 0 {
+		t.Errorf("it left %v, %v", left, err)
 	}
 }

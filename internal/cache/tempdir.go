@@ -19,26 +19,56 @@ func (c *Cache) TempDir(prefix string) (dir string, release func(), err error) {
 		return "", nil, err
 	}
 	sweep(root)
+	// Somebody's sweep may take a lock file between its creation and the lock.
+	for range tempDirTries {
+		lock, err := newLock(root, prefix)
+		if err != nil {
+			return "", nil, fmt.Errorf("creating a temporary folder in the cache: %w", err)
+		}
+		if lock == nil {
+			continue
+		}
+		dir = strings.TrimSuffix(lock.Path(), ".lock")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			_ = os.Remove(lock.Path())
+			_ = lock.Close()
+			return "", nil, fmt.Errorf("creating a temporary folder in the cache: %w", err)
+		}
+		return dir, func() {
+			_ = os.RemoveAll(dir)
+			_ = os.Remove(lock.Path())
+			_ = lock.Close()
+		}, nil
+	}
+	return "", nil, fmt.Errorf("creating a temporary folder in the cache: something removes every new file in %s", root)
+}
+
+// tempDirTries bounds how often a race for a new lock file is lost; more than once in a row is rare.
+const tempDirTries = 100
+
+// newLock makes and locks a file in root; nil without an error means that somebody's sweep was faster.
+func newLock(root, prefix string) (*flock.Flock, error) {
 	file, err := os.CreateTemp(root, prefix+"-*.lock")
 	if err != nil {
-		return "", nil, fmt.Errorf("creating a temporary folder in the cache: %w", err)
+		return nil, err
 	}
-	_ = file.Close()
+	defer file.Close()
 	lock := flock.New(file.Name())
-	dir = strings.TrimSuffix(file.Name(), ".lock")
-	// Somebody's sweep may have taken the file between its creation and the lock; then the folder would have no owner.
-	if held, err := lock.TryLock(); err != nil || !held {
-		return "", nil, errors.Join(fmt.Errorf("locking the temporary folder %s; try again", dir), err)
+	held, err := lock.TryLock()
+	if err != nil {
+		return nil, err
 	}
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	made, err := file.Stat()
+	if err != nil {
 		_ = lock.Close()
-		return "", nil, fmt.Errorf("creating a temporary folder in the cache: %w", err)
+		return nil, err
 	}
-	return dir, func() {
-		_ = os.RemoveAll(dir)
-		_ = os.Remove(lock.Path())
+	if there, err := os.Stat(file.Name()); !held || err != nil || !os.SameFile(made, there) {
+		// Whatever lies there now has no owner, so that the next sweep takes it.
 		_ = lock.Close()
-	}, nil
+		return nil, nil
+	}
+	return lock, nil
 }
 
 // sweep removes folders whose owner is gone. The lock file is made first, so that every folder has one.

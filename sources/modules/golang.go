@@ -70,14 +70,15 @@ func environment(extra ...string) []string {
 	}, extra...)...)
 }
 
-// findGo looks for go in PATH and reads its configuration; work is a folder to run it in.
+// findGo looks for go in PATH and reads its configuration; work is a folder to run it in, which may
+// have leftovers of it afterwards.
 func findGo(ctx context.Context, work string) (*golang, error) {
 	path, err := exec.LookPath("go")
 	if err != nil {
 		return nil, fmt.Errorf("looking for the go command: %w; kubernetes.source modules compiles with it: install Go, or use kubernetes.source release", err)
 	}
 	g := &golang{path: path}
-	out, err := g.run(ctx, work, nil, nil, "env", "-json", "GOVERSION", "GOSUMDB", "GOHOSTOS", "GOHOSTARCH", "GOEXPERIMENT", "GOFIPS140", "CC", "CGO_CFLAGS", "CGO_LDFLAGS")
+	out, err := g.run(ctx, work, temporaryIn(work), nil, "env", "-json", "GOVERSION", "GOSUMDB", "GOHOSTOS", "GOHOSTARCH", "GOEXPERIMENT", "GOFIPS140", "CC", "CGO_CFLAGS", "CGO_LDFLAGS")
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration of %s: %w", path, err)
 	}

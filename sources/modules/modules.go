@@ -75,7 +75,12 @@ func Resolve(ctx context.Context, c *cache.Cache, req Request) (*Result, error) 
 	if err != nil {
 		return nil, err
 	}
-	tool, err := findGo(ctx, work)
+	scratch, release, err := c.TempDir("go")
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	tool, err := findGo(ctx, scratch)
 	if err != nil {
 		return nil, err
 	}
