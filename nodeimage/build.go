@@ -72,7 +72,7 @@ func Build(ctx context.Context, document *recipes.Document, options Options) (*R
 			return nil, err
 		}
 	}
-	inputs := SourceOptions(document, options)
+	inputs := SourceOptions(options)
 	lock, err := sources.Resolve(ctx, document, inputs)
 	if err != nil {
 		return nil, err
@@ -90,7 +90,11 @@ func Build(ctx context.Context, document *recipes.Document, options Options) (*R
 
 // imageOf returns the node image, checked against the lock. When the same inputs were built and checked before, it comes from the cache.
 func imageOf(ctx context.Context, document *recipes.Document, lock *recipes.Lock, compiled *dockerfiles.Result, images *preload.Sources, options Options) (v1.Image, error) {
-	key, err := imageKey(compiled, lock, options.Epoch)
+	files, err := storeFiles(ctx, options.Cache, lock.Images, options.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	key, err := imageKey(compiled, files, options.Epoch)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +112,7 @@ func imageOf(ctx context.Context, document *recipes.Document, lock *recipes.Lock
 	if err := solve(ctx, document, lock, compiled, images, work, options); err != nil {
 		return nil, err
 	}
-	image, err := complete(ctx, work, lock, options)
+	image, err := complete(ctx, work, lock, files, options)
 	if err != nil {
 		return nil, fmt.Errorf("completing the image of %s: %w", document.Recipe.Metadata.Name, err)
 	}
@@ -125,7 +129,7 @@ func verify(ctx context.Context, image v1.Image, lock *recipes.Lock) error {
 }
 
 // SourceOptions are the options under which Build resolves.
-func SourceOptions(_ *recipes.Document, options Options) sources.Options {
+func SourceOptions(options Options) sources.Options {
 	if options.Epoch.IsZero() {
 		options.Epoch = DefaultEpoch
 	}
@@ -180,16 +184,12 @@ func solve(ctx context.Context, document *recipes.Document, lock *recipes.Lock, 
 }
 
 // complete turns BuildKit's result into the node image: layers compressed, the store's index and databases on top.
-func complete(ctx context.Context, work string, lock *recipes.Lock, options Options) (v1.Image, error) {
+func complete(ctx context.Context, work string, lock *recipes.Lock, files []file, options Options) (v1.Image, error) {
 	base, err := sources.CachedImage(options.Cache, digest.Digest(lock.Base.Digest))
 	if err != nil {
 		return nil, err
 	}
 	image, err := publish.Recompress(ctx, options.Cache, work, base, func(_ int, history v1.History) bool { return holdsBlobs(history) })
-	if err != nil {
-		return nil, err
-	}
-	files, err := storeFiles(ctx, options.Cache, lock.Images, options.Epoch)
 	if err != nil {
 		return nil, err
 	}

@@ -51,7 +51,7 @@ func WriteBuildContext(ctx context.Context, document *recipes.Document, options 
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return recipes.InputErrorf("output %s: the folder is not empty; name another one", dir)
 	}
-	inputs := SourceOptions(document, options)
+	inputs := SourceOptions(options)
 	lock, err := sources.Resolve(ctx, document, inputs)
 	if err != nil {
 		return err

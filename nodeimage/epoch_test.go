@@ -9,7 +9,7 @@ import (
 func TestEpochOfSources(t *testing.T) {
 	given := time.Unix(1_700_000_000, 0)
 	for _, test := range []struct{ epoch, want time.Time }{{time.Time{}, DefaultEpoch}, {given, given}} {
-		if got := SourceOptions(nil, Options{Epoch: test.epoch}).Epoch; !got.Equal(test.want) {
+		if got := SourceOptions(Options{Epoch: test.epoch}).Epoch; !got.Equal(test.want) {
 			t.Errorf("epoch %v: sources are made at %v, want %v", test.epoch, got, test.want)
 		}
 	}

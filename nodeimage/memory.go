@@ -11,25 +11,23 @@ import (
 
 	"github.com/nodeimg/nodeimg/dockerfiles"
 	"github.com/nodeimg/nodeimg/internal/cache"
-	"github.com/nodeimg/nodeimg/recipes"
 	"github.com/nodeimg/nodeimg/sources"
 )
 
-// memoryFormat is part of the key; it changes whenever the same compiled recipe would be completed to another image.
-const memoryFormat = "1"
+// memoryFormat is part of the key; it changes whenever the same inputs would be completed to another image.
+const memoryFormat = "2"
 
-// imageKey names what an image is a function of: the Dockerfile, the content of every context, the images to preload and the time.
-func imageKey(compiled *dockerfiles.Result, lock *recipes.Lock, epoch time.Time) (string, error) {
+// imageKey names what an image is a function of: the Dockerfile, the content of every context, the store's files and the time.
+func imageKey(compiled *dockerfiles.Result, files []file, epoch time.Time) (string, error) {
 	contexts, err := json.Marshal(compiled.Contexts)
 	if err != nil {
 		return "", fmt.Errorf("encoding the build contexts: %w", err)
 	}
-	images, err := json.Marshal(lock.Images)
-	if err != nil {
-		return "", fmt.Errorf("encoding the lock: %w", err)
-	}
 	d := digest.SHA256.Digester()
-	fmt.Fprintf(d.Hash(), "%s\n%d\n%s\n%s\n%s\n", memoryFormat, epoch.Unix(), digest.FromBytes(compiled.Dockerfile), digest.FromBytes(contexts), digest.FromBytes(images))
+	fmt.Fprintf(d.Hash(), "%s\n%d\n%s\n%s\n", memoryFormat, epoch.Unix(), digest.FromBytes(compiled.Dockerfile), digest.FromBytes(contexts))
+	for _, f := range files {
+		fmt.Fprintf(d.Hash(), "%s %s\n", f.path, digest.FromBytes(f.content))
+	}
 	return "image-" + d.Digest().Encoded(), nil
 }
 

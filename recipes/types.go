@@ -130,7 +130,8 @@ const (
 
 // Preload lists the container images that lie ready in the node.
 type Preload struct {
-	// ControlPlane preloads what kubeadm, the pod network and the pod sandbox need; the default is true.
+	// ControlPlane preloads what kubeadm and the pod network need; the default is true. Without it the pod network's manifest is left out
+	// too; the pod sandbox's image is always preloaded.
 	ControlPlane *bool `json:"controlPlane,omitempty" jsonschema:"default=true"`
 	// Images are further images.
 	Images []ImageSource `json:"images,omitempty"`

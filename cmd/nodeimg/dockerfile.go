@@ -29,7 +29,7 @@ func newDockerfileCommand() *cobra.Command {
 				if output != "" {
 					return nodeimage.WriteBuildContext(ctx, document, build, output)
 				}
-				lock, err := sources.Resolve(ctx, document, nodeimage.SourceOptions(document, build))
+				lock, err := sources.Resolve(ctx, document, nodeimage.SourceOptions(build))
 				if err != nil {
 					return err
 				}

@@ -38,7 +38,7 @@ func newLockCommand() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return options.each(cmd, args[0], func(ctx context.Context, document *recipes.Document, build nodeimage.Options) error {
-				lock, err := sources.Resolve(ctx, document, nodeimage.SourceOptions(document, build))
+				lock, err := sources.Resolve(ctx, document, nodeimage.SourceOptions(build))
 				if err != nil {
 					return err
 				}
