@@ -45,14 +45,16 @@ type Broker struct {
 	// repositories are the images by full repository name, for instance docker.io/library/nginx.
 	repositories map[string][]recipes.LockedImage
 
-	mu       sync.Mutex
+	mu sync.Mutex
+	// failures are one for each image in failed, which holds references.
 	failures []error
+	failed   map[string]bool
 }
 
 // Serve starts a broker for the images, whose manifests it gets into the cache if they are not there; layers are fetched when someone
 // asks for them. It serves until Close is called or ctx ends; the caller must call Close.
 func Serve(ctx context.Context, sources *Sources, images []recipes.LockedImage) (*Broker, error) {
-	b := &Broker{sources: sources, patience: headerPatience, repositories: map[string][]recipes.LockedImage{}}
+	b := &Broker{sources: sources, patience: headerPatience, repositories: map[string][]recipes.LockedImage{}, failed: map[string]bool{}}
 	for _, image := range images {
 		named, _, err := normalize(image.Reference)
 		if err != nil {
@@ -91,7 +93,7 @@ func Serve(ctx context.Context, sources *Sources, images []recipes.LockedImage) 
 // Socket is the path of the unix socket; only this user can open it.
 func (b *Broker) Socket() string { return b.socket }
 
-// Err returns why blobs could not be served, joined, or nil. A failed build step shows only that the server failed; this is the reason.
+// Err returns why blobs could not be served, the first reason for each image, joined, or nil. A failed build step shows only that the server failed; this is the reason.
 func (b *Broker) Err() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -267,6 +269,11 @@ func (b *Broker) fail(w http.ResponseWriter, image recipes.LockedImage, err erro
 func (b *Broker) note(image recipes.LockedImage, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	// Clients ask again, and parts of one image mostly fail for one reason.
+	if b.failed[image.Reference] {
+		return
+	}
+	b.failed[image.Reference] = true
 	b.failures = append(b.failures, fmt.Errorf("serving %s: %w", image.Reference, err))
 }
 

@@ -288,8 +288,9 @@ func TestPrivateRegistry(t *testing.T) {
 func TestTokenRegistry(t *testing.T) {
 	p, s := startRegistry(t), newSources(t)
 	src := recipes.ImageSource{Registry: p.push(t, "a/b:1", newImage(t, "amd64", 3, 1000))}
-	uses := map[string]int{}
 	var scopes []string
+	// Tokens up to this number have expired.
+	expired := 0
 	p.set(func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -298,15 +299,19 @@ func TestTokenRegistry(t *testing.T) {
 			fmt.Fprintf(w, `{"token":"token-%d"}`, len(scopes))
 			return true
 		}
-		token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
-		if uses[token]++; token == fmt.Sprintf("token-%d", len(scopes)) && uses[token] <= 2 {
+		var token int
+		if _, err := fmt.Sscanf(r.Header.Get("Authorization"), "Bearer token-%d", &token); err == nil && token > expired {
 			return false
 		}
 		w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="http://%s/token",service="test",scope="repository:a/b:pull"`, p.host))
 		w.WriteHeader(http.StatusUnauthorized)
 		return true
 	})
-	mustFetch(t, s, mustResolve(t, s, src))
+	locked := mustResolve(t, s, src)
+	p.mu.Lock()
+	expired = len(scopes)
+	p.mu.Unlock()
+	mustFetch(t, s, locked)
 	if len(scopes) < 2 {
 		t.Errorf("only %d tokens were asked for", len(scopes))
 	}
