@@ -42,6 +42,7 @@ func cutShort(hex string) spoiler {
 		next.ServeHTTP(headerOnly{w.Header()}, r)
 		w.WriteHeader(http.StatusOK)
 		_, _ = w.Write([]byte("the first bytes"))
+		_ = http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
 	}
 }
