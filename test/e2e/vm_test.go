@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodeimg/nodeimg/test/internal/engine"
 	"github.com/nodeimg/nodeimg/test/internal/vm"
 )
 
@@ -24,14 +25,29 @@ func TestVMSourceImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	const reference = "nodeimg-e2e/source:vm"
-	archive := filepath.Join(t.TempDir(), "node.tar")
-	nodeimg(ctx, t, nil, "build", filepath.Join(root(t), "recipes", "k8s-node-source.yaml"), "-o", "type=docker,dest="+archive, "-t", reference)
+	images := filepath.Join(t.TempDir(), "docker.ext4")
+	prepareImages(ctx, t, reference, images)
 	if _, err := vm.Run(ctx, vm.Options{
-		Script: script,
-		Files:  map[string][]byte{"reference": []byte(reference + "\n")},
-		Disks:  map[string]string{"image": archive},
-		Output: t.Output(),
+		Script:  script,
+		Files:   map[string][]byte{"reference": []byte(reference + "\n")},
+		Scratch: map[string]string{"docker": images},
+		Output:  t.Output(),
 	}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// prepareImages builds the image and puts it into an Engine on this host, whose data become a disk image: loading it in the emulated
+// machine would take longer than everything else there.
+func prepareImages(ctx context.Context, t *testing.T, reference, disk string) {
+	t.Helper()
+	running, err := engine.Start(ctx, engine.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodeimg(ctx, t, []string{"DOCKER_HOST=" + running.Host()}, "build", filepath.Join(root(t), "recipes", "k8s-node-source.yaml"), "-o", "type=docker", "-t", reference)
+	err = vm.PackDisk(ctx, running.DataRoot(), disk)
+	if stopErr := running.Stop(); err != nil || stopErr != nil {
+		t.Fatal(errors.Join(err, stopErr))
 	}
 }

@@ -57,6 +57,15 @@ type Engine struct {
 // Host is the Engine's address as in DOCKER_HOST.
 func (e *Engine) Host() string { return e.host }
 
+// DataRoot is the folder of the Engine's images, volumes and containers; it exists until Stop. It is empty for an Engine that was there
+// already.
+func (e *Engine) DataRoot() string {
+	if e.dir == "" {
+		return ""
+	}
+	return filepath.Join(e.dir, "data")
+}
+
 // Open returns the Docker Engine that DOCKER_HOST names or that listens at the default socket, and else one that it starts. Stopping
 // an Engine that was there already does nothing. A DOCKER_HOST that does not answer is an error.
 func Open(ctx context.Context, options Options) (*Engine, error) {

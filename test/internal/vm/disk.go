@@ -81,7 +81,7 @@ func prepareDisk(ctx context.Context) (disk, error) {
 	if err := bootstrap(ctx, tree, codename, names, universe.SourceList()); err != nil {
 		return disk{}, err
 	}
-	if err := command(ctx, "mke2fs", "-q", "-t", "ext4", "-d", tree, filepath.Join(staging, "root.ext4"), diskSize); err != nil {
+	if err := PackDisk(ctx, tree, filepath.Join(staging, "root.ext4")); err != nil {
 		return disk{}, err
 	}
 	for link, name := range map[string]string{"vmlinuz": "vmlinuz", "initrd.img": "initrd.img"} {
@@ -171,4 +171,9 @@ func command(ctx context.Context, name string, args ...string) error {
 		return fmt.Errorf("%s: %w\n%s", cmd, err, out)
 	}
 	return nil
+}
+
+// PackDisk makes a sparse disk image with an ext4 file system that holds the tree, with owners, devices and extended attributes.
+func PackDisk(ctx context.Context, tree, file string) error {
+	return command(ctx, "mke2fs", "-q", "-t", "ext4", "-d", tree, file, diskSize)
 }

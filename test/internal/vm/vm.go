@@ -29,6 +29,8 @@ type Options struct {
 	// /dev/disk/by-id/virtio-NAME: large archives need no copying so. What lies between a file's end and the next multiple of 512
 	// bytes reads as zero.
 	Disks map[string]string
+	// Scratch are disk images of the host, by name as in Disks, that the machine may write to; the files themselves stay as they are.
+	Scratch map[string]string
 	// Output receives what the script writes, as it comes; nil drops it.
 	Output io.Writer
 	// MemoryMiB is the machine's memory; 0 means 8192.
@@ -72,6 +74,9 @@ func Run(ctx context.Context, options Options) (string, error) {
 	args = append(args, drive("payload", payload, "readonly=on")...)
 	for _, name := range slices.Sorted(maps.Keys(options.Disks)) {
 		args = append(args, drive(name, options.Disks[name], "readonly=on")...)
+	}
+	for _, name := range slices.Sorted(maps.Keys(options.Scratch)) {
+		args = append(args, drive(name, options.Scratch[name], "snapshot=on")...)
 	}
 	var output bytes.Buffer
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
