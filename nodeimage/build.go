@@ -16,6 +16,7 @@ import (
 	"github.com/nodeimg/nodeimg/builder/publish"
 	"github.com/nodeimg/nodeimg/dockerfiles"
 	"github.com/nodeimg/nodeimg/internal/cache"
+	"github.com/nodeimg/nodeimg/internal/cachedimage"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/internal/progress"
 	"github.com/nodeimg/nodeimg/preload"
@@ -185,7 +186,7 @@ func solve(ctx context.Context, document *recipes.Document, lock *recipes.Lock, 
 
 // complete turns BuildKit's result into the node image: layers compressed, the store's index and databases on top.
 func complete(ctx context.Context, work string, lock *recipes.Lock, files []file, options Options) (v1.Image, error) {
-	base, err := sources.CachedImage(options.Cache, digest.Digest(lock.Base.Digest))
+	base, err := cachedimage.Open(options.Cache, digest.Digest(lock.Base.Digest))
 	if err != nil {
 		return nil, err
 	}
@@ -262,7 +263,7 @@ func baseMounts(c *cache.Cache, lock *recipes.Lock) map[v1.Hash]string {
 	if lock.Base.Reference == "" {
 		return nil
 	}
-	base, err := sources.CachedImage(c, digest.Digest(lock.Base.Digest))
+	base, err := cachedimage.Open(c, digest.Digest(lock.Base.Digest))
 	if err != nil {
 		return nil
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/nodeimg/nodeimg/builder/publish"
 	"github.com/nodeimg/nodeimg/dockerfiles"
 	"github.com/nodeimg/nodeimg/internal/cache"
+	"github.com/nodeimg/nodeimg/internal/cachedimage"
 	"github.com/nodeimg/nodeimg/preload"
 	"github.com/nodeimg/nodeimg/recipes"
 	"github.com/nodeimg/nodeimg/sources"
@@ -153,7 +154,7 @@ func (w contextWriter) files(folder string, files []dockerfiles.ContextFile) err
 
 // layout writes the image with the manifest d, which lies in the cache, as an OCI image layout.
 func (w contextWriter) layout(folder string, d digest.Digest) error {
-	image, err := sources.CachedImage(w.cache, d)
+	image, err := cachedimage.Open(w.cache, d)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 
 	"github.com/nodeimg/nodeimg/dockerfiles"
 	"github.com/nodeimg/nodeimg/internal/cache"
-	"github.com/nodeimg/nodeimg/sources"
+	"github.com/nodeimg/nodeimg/internal/cachedimage"
 )
 
 // memoryFormat is part of the key; it changes whenever the same inputs would be completed to another image.
@@ -34,23 +34,11 @@ func imageKey(compiled *dockerfiles.Result, files []file, epoch time.Time) (stri
 // remembered returns the image that an earlier build made for the key, if all of it is still in the cache.
 func remembered(c *cache.Cache, key string) (v1.Image, bool) {
 	var manifest digest.Digest
-	if ok, err := c.Fact(key, &manifest); err != nil || !ok || !c.Has(manifest) {
+	if ok, err := c.Fact(key, &manifest); err != nil || !ok || !cachedimage.Complete(c, manifest) {
 		return nil, false
 	}
-	image, err := sources.CachedImage(c, manifest)
-	if err != nil {
-		return nil, false
-	}
-	m, err := image.Manifest()
-	if err != nil {
-		return nil, false
-	}
-	for _, d := range append(m.Layers, m.Config) {
-		if size, err := c.Size(digest.Digest(d.Digest.String())); err != nil || size != d.Size {
-			return nil, false
-		}
-	}
-	return image, true
+	image, err := cachedimage.Open(c, manifest)
+	return image, err == nil
 }
 
 // remember puts the whole image into the cache and returns it from there, so that nothing of it depends on temporary files.
@@ -82,7 +70,7 @@ func remember(c *cache.Cache, key string, image v1.Image) (v1.Image, error) {
 	if err := c.PutFact(key, d); err != nil {
 		return nil, err
 	}
-	return sources.CachedImage(c, d)
+	return cachedimage.Open(c, d)
 }
 
 func storeLayer(c *cache.Cache, layer v1.Layer) error {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nodeimg/nodeimg/internal/cache"
+	"github.com/nodeimg/nodeimg/internal/cachedimage"
 	"github.com/nodeimg/nodeimg/internal/fetch"
 	"github.com/nodeimg/nodeimg/preload"
 	"github.com/nodeimg/nodeimg/recipes"
@@ -149,7 +150,7 @@ func (r *resolution) universe(ctx context.Context) (*packages.Universe, error) {
 		return nil, r.at("spec.base.image", err)
 	}
 	r.lock.Base.Reference, r.lock.Base.Digest = base.Reference, base.Manifest
-	image, err := CachedImage(r.options.Cache, digest.Digest(base.Manifest))
+	image, err := cachedimage.Open(r.options.Cache, digest.Digest(base.Manifest))
 	if err != nil {
 		return nil, err
 	}

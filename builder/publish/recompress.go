@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nodeimg/nodeimg/internal/cache"
+	"github.com/nodeimg/nodeimg/internal/cachedimage"
 	"github.com/nodeimg/nodeimg/internal/progress"
 )
 
@@ -288,39 +289,7 @@ func (i *recompressed) RawManifest() ([]byte, error) { return i.rawManifest, nil
 // LayerByDigest implements partial.CompressedImageCore.
 func (i *recompressed) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
 	if descriptor, ok := i.cached[h]; ok {
-		return &cachedLayer{i.cache, descriptor}, nil
+		return cachedimage.Layer(i.cache, descriptor), nil
 	}
 	return i.source.LayerByDigest(h)
-}
-
-// cachedLayer is a compressed layer in the cache.
-type cachedLayer struct {
-	cache      *cache.Cache
-	descriptor v1.Descriptor
-}
-
-// Digest implements partial.CompressedLayer.
-func (l *cachedLayer) Digest() (v1.Hash, error) { return l.descriptor.Digest, nil }
-
-// Size implements partial.CompressedLayer.
-func (l *cachedLayer) Size() (int64, error) { return l.descriptor.Size, nil }
-
-// MediaType implements partial.CompressedLayer.
-func (l *cachedLayer) MediaType() (types.MediaType, error) { return l.descriptor.MediaType, nil }
-
-// Descriptor lets the manifest's entry be found without making it up.
-func (l *cachedLayer) Descriptor() (*v1.Descriptor, error) { return &l.descriptor, nil }
-
-// Exists tells validation whether the blob is there.
-func (l *cachedLayer) Exists() (bool, error) {
-	return l.cache.Has(digest.Digest(l.descriptor.Digest.String())), nil
-}
-
-// Compressed implements partial.CompressedLayer.
-func (l *cachedLayer) Compressed() (io.ReadCloser, error) {
-	f, err := l.cache.Open(digest.Digest(l.descriptor.Digest.String()))
-	if err != nil {
-		return nil, err
-	}
-	return f, nil
 }

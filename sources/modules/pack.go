@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -17,13 +16,13 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/nodeimg/nodeimg/internal/cache"
+	"github.com/nodeimg/nodeimg/internal/cachedimage"
 	"github.com/nodeimg/nodeimg/internal/progress"
 	"github.com/nodeimg/nodeimg/recipes"
 )
@@ -302,35 +301,5 @@ func (p *packer) writeEntry(archive *tar.Writer, e entry) error {
 
 // cachedLayer is the layer of a fact.
 func (p *packer) cachedLayer(fact layerFact) (v1.Layer, error) {
-	hash, err := v1.NewHash(fact.Digest.String())
-	if err != nil {
-		return nil, err
-	}
-	diffID, err := v1.NewHash(fact.DiffID.String())
-	if err != nil {
-		return nil, err
-	}
-	return partial.CompressedToLayer(&blobLayer{path: p.cache.Path(fact.Digest), hash: hash, diffID: diffID, size: fact.Size})
+	return cachedimage.GzipLayer(p.cache, fact.Digest, fact.DiffID, fact.Size)
 }
-
-// blobLayer is a compressed layer in a file; with DiffID, which go-containerregistry would otherwise decompress the layer for.
-type blobLayer struct {
-	path         string
-	hash, diffID v1.Hash
-	size         int64
-}
-
-// Digest implements partial.CompressedLayer.
-func (l *blobLayer) Digest() (v1.Hash, error) { return l.hash, nil }
-
-// DiffID implements partial.WithDiffID.
-func (l *blobLayer) DiffID() (v1.Hash, error) { return l.diffID, nil }
-
-// Compressed implements partial.CompressedLayer.
-func (l *blobLayer) Compressed() (io.ReadCloser, error) { return os.Open(l.path) }
-
-// Size implements partial.CompressedLayer.
-func (l *blobLayer) Size() (int64, error) { return l.size, nil }
-
-// MediaType implements partial.CompressedLayer.
-func (l *blobLayer) MediaType() (types.MediaType, error) { return types.OCILayer, nil }

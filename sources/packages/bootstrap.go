@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/nodeimg/nodeimg/internal/cache"
+	"github.com/nodeimg/nodeimg/internal/cachedimage"
 	"github.com/nodeimg/nodeimg/internal/progress"
 	"github.com/nodeimg/nodeimg/recipes"
 )
@@ -41,7 +42,7 @@ func Bootstrap(ctx context.Context, c *cache.Cache, u *Universe, codename string
 	var manifest digest.Digest
 	complete := func() (bool, error) {
 		ok, err := c.Fact(key, &manifest)
-		return ok && imageComplete(c, manifest), err
+		return ok && cachedimage.Complete(c, manifest), err
 	}
 	if ok, err := complete(); ok || err != nil {
 		return manifest, err
@@ -251,25 +252,4 @@ func (b *bootstrap) store(content []byte, mediaType types.MediaType) (v1.Descrip
 	}
 	hash, err := v1.NewHash(d.String())
 	return v1.Descriptor{MediaType: mediaType, Size: int64(len(content)), Digest: hash}, err
-}
-
-// imageComplete says whether manifest, config and layers lie in the cache.
-func imageComplete(c *cache.Cache, manifest digest.Digest) bool {
-	if !c.Has(manifest) {
-		return false
-	}
-	content, err := os.ReadFile(c.Path(manifest))
-	if err != nil {
-		return false
-	}
-	var m v1.Manifest
-	if err := json.Unmarshal(content, &m); err != nil {
-		return false
-	}
-	for _, blob := range append(m.Layers, m.Config) {
-		if !c.Has(digest.Digest(blob.Digest.String())) {
-			return false
-		}
-	}
-	return true
 }

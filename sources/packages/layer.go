@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"io"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
 
@@ -44,15 +42,3 @@ func storeLayer(c *cache.Cache, write func(io.Writer) error) (storedLayer, error
 	}
 	return storedLayer{Digest: d, DiffID: diffID.Digest(), Size: size}, nil
 }
-
-// cachedLayer is a storedLayer as go-containerregistry wants it (partial.CompressedLayer).
-type cachedLayer struct {
-	cache *cache.Cache
-	layer storedLayer
-}
-
-func (l cachedLayer) Digest() (v1.Hash, error)            { return v1.NewHash(l.layer.Digest.String()) }
-func (l cachedLayer) DiffID() (v1.Hash, error)            { return v1.NewHash(l.layer.DiffID.String()) }
-func (l cachedLayer) Size() (int64, error)                { return l.layer.Size, nil }
-func (l cachedLayer) MediaType() (types.MediaType, error) { return types.OCILayer, nil }
-func (l cachedLayer) Compressed() (io.ReadCloser, error)  { return l.cache.Open(l.layer.Digest) }

@@ -15,10 +15,10 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/nodeimg/nodeimg/internal/cache"
+	"github.com/nodeimg/nodeimg/internal/cachedimage"
 	"github.com/nodeimg/nodeimg/internal/progress"
 	"github.com/nodeimg/nodeimg/recipes"
 )
@@ -78,7 +78,7 @@ func asLayer(c *cache.Cache, layer storedLayer, err error) (v1.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return partial.CompressedToLayer(cachedLayer{c, layer})
+	return cachedimage.GzipLayer(c, layer.Digest, layer.DiffID, layer.Size)
 }
 
 // entry is one file of the merged tree.

@@ -20,8 +20,8 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/nodeimg/nodeimg/internal/cache"
+	"github.com/nodeimg/nodeimg/internal/cachedimage"
 	"github.com/nodeimg/nodeimg/recipes"
-	"github.com/nodeimg/nodeimg/sources"
 	"github.com/nodeimg/nodeimg/sources/packages"
 	"github.com/nodeimg/nodeimg/test/internal/tools"
 )
@@ -112,7 +112,7 @@ func Distribution(ctx context.Context, c *cache.Cache, distro, codename string) 
 	if ok, err := c.Fact(key, &known); err != nil {
 		return nil, err
 	} else if ok && c.Has(known) {
-		return sources.CachedImage(c, known)
+		return cachedimage.Open(c, known)
 	}
 	dir, err := os.MkdirTemp("", "nodeimg-upstream-")
 	if err != nil {
@@ -142,7 +142,7 @@ func Distribution(ctx context.Context, c *cache.Cache, distro, codename string) 
 	if err := c.PutFact(key, manifest); err != nil {
 		return nil, err
 	}
-	return sources.CachedImage(c, manifest)
+	return cachedimage.Open(c, manifest)
 }
 
 // finish makes an image of one layer.

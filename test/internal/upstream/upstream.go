@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/nodeimg/nodeimg/internal/cache"
+	"github.com/nodeimg/nodeimg/internal/cachedimage"
 	"github.com/nodeimg/nodeimg/nodeimage"
 	"github.com/nodeimg/nodeimg/recipes"
 	"github.com/nodeimg/nodeimg/sources"
@@ -192,7 +193,7 @@ func (s *Server) addImages(ctx context.Context, lock *recipes.Lock) error {
 		return err
 	}
 	for _, locked := range lock.Images {
-		image, err := sources.CachedImage(s.cache, digest.Digest(locked.Manifest))
+		image, err := cachedimage.Open(s.cache, digest.Digest(locked.Manifest))
 		if err != nil {
 			return err
 		}
