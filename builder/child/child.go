@@ -34,7 +34,7 @@ const (
 	// stopTimeout bounds Close before the init is killed.
 	stopTimeout = 4 * time.Second
 	// defaultKeep is how much of finished builds the daemon keeps.
-	defaultKeep = "20GB"
+	defaultKeep = "10GB"
 	// tailBytes is how much of the end of the daemon's log goes into an error.
 	tailBytes = 2 << 10
 	// runDir is where the socket lies: the path of a unix socket has at most 107 bytes, which a cache directory may exceed.
@@ -51,7 +51,7 @@ type Options struct {
 	Runtime string
 	// Entitlements that the daemon grants when a build asks for them, for instance security.insecure.
 	Entitlements []string
-	// Keep is the most space, for instance "20GB", that results of earlier builds may take; empty means 20 GB.
+	// Keep is the most space, for instance "20GB", that results of earlier builds may take; empty means 10 GB.
 	Keep string
 }
 

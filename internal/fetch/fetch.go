@@ -311,6 +311,9 @@ func plain(ctx context.Context, err error) error {
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err
 	}
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("the server closed the connection without an answer (%w); try again, or set a mirror of it in the recipe", err)
+	}
 	return err
 }
 

@@ -258,6 +258,22 @@ func TestBlobWithoutServer(t *testing.T) {
 	}
 }
 
+func TestBlobOfAServerThatHangsUp(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		connection, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_ = connection.Close()
+	}))
+	defer server.Close()
+	err := newClient(t, nil).Blob(t.Context(), server.URL+"/x", digest.FromString("x"), 0)
+	if err == nil || !strings.Contains(err.Error(), server.URL+"/x") || !strings.Contains(err.Error(), "closed the connection") || !strings.Contains(err.Error(), "mirror") {
+		t.Fatalf("got %v, want what happened and what to do", err)
+	}
+}
+
 func TestBlobSaysWhenItCannotStore(t *testing.T) {
 	u := &upstream{body: content(10)}
 	server := httptest.NewServer(u)
