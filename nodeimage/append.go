@@ -11,9 +11,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/partial"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/klauspost/compress/gzip"
 )
 
 // storeComment is the history entry of the layer that makes the pulled blobs a store.
@@ -68,29 +67,6 @@ func filesLayer(files []file, epoch time.Time) (v1.Layer, error) {
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	var compressed bytes.Buffer
-	z := gzip.NewWriter(&compressed)
-	if _, err := z.Write(b.Bytes()); err != nil {
-		return nil, err
-	}
-	if err := z.Close(); err != nil {
-		return nil, err
-	}
-	return partial.CompressedToLayer(gzipLayer{compressed.Bytes()})
-}
-
-// gzipLayer implements partial.CompressedLayer in memory.
-type gzipLayer struct{ content []byte }
-
-func (l gzipLayer) Digest() (v1.Hash, error) {
-	hash, _, err := v1.SHA256(bytes.NewReader(l.content))
-	return hash, err
-}
-
-func (l gzipLayer) Size() (int64, error) { return int64(len(l.content)), nil }
-
-func (l gzipLayer) MediaType() (types.MediaType, error) { return types.OCILayer, nil }
-
-func (l gzipLayer) Compressed() (io.ReadCloser, error) {
-	return io.NopCloser(bytes.NewReader(l.content)), nil
+	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil }
+	return tarball.LayerFromOpener(open, tarball.WithMediaType(types.OCILayer), tarball.WithCompressedCaching)
 }

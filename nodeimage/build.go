@@ -49,6 +49,13 @@ type Options struct {
 	Push bool
 }
 
+func (o Options) withDefaults() Options {
+	if o.Epoch.IsZero() {
+		o.Epoch = DefaultEpoch
+	}
+	return o
+}
+
 // Result is what a build made.
 type Result struct {
 	// Lock is what the image was built from.
@@ -64,9 +71,7 @@ type Result struct {
 // Build builds the recipe for its first platform and publishes the image. The error is a *recipes.InputError when the recipe or an
 // option has to be changed, and a *StepError when a build step failed.
 func Build(ctx context.Context, document *recipes.Document, options Options) (*Result, error) {
-	if options.Epoch.IsZero() {
-		options.Epoch = DefaultEpoch
-	}
+	options = options.withDefaults()
 	recipe := document.Recipe
 	for _, output := range options.Outputs {
 		if err := output.Check(recipe.Metadata.Name); err != nil {
@@ -131,9 +136,7 @@ func verify(ctx context.Context, image v1.Image, lock *recipes.Lock) error {
 
 // SourceOptions are the options under which Build resolves.
 func SourceOptions(options Options) sources.Options {
-	if options.Epoch.IsZero() {
-		options.Epoch = DefaultEpoch
-	}
+	options = options.withDefaults()
 	inputs := sources.Options{Cache: options.Cache, Epoch: options.Epoch, InsecureRegistries: options.InsecureRegistries}
 	if options.Engine != nil {
 		inputs.Engine = options.Engine

@@ -46,9 +46,7 @@ type bakeTarget struct {
 // Dockerfile, its contexts, and a bake file, so that "docker buildx bake" in dir builds the image without nodeimg and without network.
 // The store is finished, because plain BuildKit has no broker to pull from.
 func WriteBuildContext(ctx context.Context, document *recipes.Document, options Options, dir string) (err error) {
-	if options.Epoch.IsZero() {
-		options.Epoch = DefaultEpoch
-	}
+	options = options.withDefaults()
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return recipes.InputErrorf("output %s: the folder is not empty; name another one", dir)
 	}

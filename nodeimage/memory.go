@@ -3,7 +3,6 @@ package nodeimage
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -15,7 +14,7 @@ import (
 )
 
 // memoryFormat is part of the key; it changes whenever the same inputs would be completed to another image.
-const memoryFormat = "2"
+const memoryFormat = "3"
 
 // imageKey names what an image is a function of: the Dockerfile, the content of every context, the store's files and the time.
 func imageKey(compiled *dockerfiles.Result, files []file, epoch time.Time) (string, error) {
@@ -43,27 +42,7 @@ func remembered(c *cache.Cache, key string) (v1.Image, bool) {
 
 // remember puts the whole image into the cache and returns it from there, so that nothing of it depends on temporary files.
 func remember(c *cache.Cache, key string, image v1.Image) (v1.Image, error) {
-	layers, err := image.Layers()
-	if err != nil {
-		return nil, err
-	}
-	for _, layer := range layers {
-		if err := storeLayer(c, layer); err != nil {
-			return nil, fmt.Errorf("storing a layer in the cache: %w", err)
-		}
-	}
-	config, err := image.RawConfigFile()
-	if err != nil {
-		return nil, err
-	}
-	manifest, err := image.RawManifest()
-	if err != nil {
-		return nil, err
-	}
-	if _, err := c.PutBytes(config); err != nil {
-		return nil, err
-	}
-	d, err := c.PutBytes(manifest)
+	d, err := cachedimage.Put(c, image)
 	if err != nil {
 		return nil, err
 	}
@@ -71,24 +50,4 @@ func remember(c *cache.Cache, key string, image v1.Image) (v1.Image, error) {
 		return nil, err
 	}
 	return cachedimage.Open(c, d)
-}
-
-func storeLayer(c *cache.Cache, layer v1.Layer) error {
-	hash, err := layer.Digest()
-	if err != nil {
-		return err
-	}
-	d := digest.Digest(hash.String())
-	if c.Has(d) {
-		return nil
-	}
-	r, err := layer.Compressed()
-	if err != nil {
-		return err
-	}
-	_, _, err = c.Put(r, d)
-	if closeErr := r.Close(); err == nil && closeErr != nil && closeErr != io.EOF {
-		err = closeErr
-	}
-	return err
 }

@@ -179,7 +179,7 @@ func (s *Sources) get(ctx context.Context, named reference.Named, identifier str
 		if ctx.Err() != nil || errors.As(err, &status) || try == manifestTries {
 			return ocispec.Descriptor{}, nil, explain(ctx, repository.name, err)
 		}
-		if err := pause(ctx, s.retryWait()<<(try-1)); err != nil {
+		if err := fetch.Wait(ctx, s.retryWait()<<(try-1)); err != nil {
 			return ocispec.Descriptor{}, nil, err
 		}
 	}
@@ -324,16 +324,5 @@ func explain(ctx context.Context, place name.Repository, err error) error {
 		return fmt.Errorf("registry %s limits requests (429); wait, log in with \"docker login %s\", or use a mirror", host, host)
 	default:
 		return fmt.Errorf("registry %s fails for %s (%d %s); run again later, or use a mirror", host, place.RepositoryStr(), code, http.StatusText(code))
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
 	}
 }

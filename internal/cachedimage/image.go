@@ -4,6 +4,7 @@ package cachedimage
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -27,6 +28,48 @@ func Open(c *cache.Cache, d digest.Digest) (v1.Image, error) {
 		return nil, fmt.Errorf("reading image %s from the cache: %w", d, err)
 	}
 	return image, nil
+}
+
+// Put stores the image's layers, config and manifest, those that are not there yet, and returns the manifest's digest for Open.
+func Put(c *cache.Cache, image v1.Image) (digest.Digest, error) {
+	layers, err := image.Layers()
+	if err != nil {
+		return "", fmt.Errorf("storing an image in the cache: %w", err)
+	}
+	for _, layer := range layers {
+		if err := putLayer(c, layer); err != nil {
+			return "", fmt.Errorf("storing an image in the cache: %w", err)
+		}
+	}
+	config, err := image.RawConfigFile()
+	if err != nil {
+		return "", fmt.Errorf("storing an image in the cache: %w", err)
+	}
+	if _, err := c.PutBytes(config); err != nil {
+		return "", err
+	}
+	manifest, err := image.RawManifest()
+	if err != nil {
+		return "", fmt.Errorf("storing an image in the cache: %w", err)
+	}
+	return c.PutBytes(manifest)
+}
+
+func putLayer(c *cache.Cache, layer v1.Layer) error {
+	hash, err := layer.Digest()
+	if err != nil {
+		return err
+	}
+	d := digest.Digest(hash.String())
+	if c.Has(d) {
+		return nil
+	}
+	r, err := layer.Compressed()
+	if err != nil {
+		return err
+	}
+	_, _, err = c.Put(r, d)
+	return errors.Join(err, r.Close())
 }
 
 // Complete says whether the manifest with the digest d, its config and all its layers lie in the cache in full length.

@@ -27,28 +27,9 @@ func fill(t *testing.T) (*cache.Cache, v1.Image, digest.Digest) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	layers, err := image.Layers()
+	manifest, err := cachedimage.Put(c, image)
 	if err != nil {
 		t.Fatal(err)
-	}
-	for _, layer := range layers {
-		r, err := layer.Compressed()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, _, err := c.Put(r, ""); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var manifest digest.Digest
-	for _, raw := range []func() ([]byte, error){image.RawConfigFile, image.RawManifest} {
-		b, err := raw()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if manifest, err = c.PutBytes(b); err != nil {
-			t.Fatal(err)
-		}
 	}
 	return c, image, manifest
 }

@@ -132,7 +132,7 @@ func (b *blob) fill(ctx context.Context, offset int64) error {
 		}
 		offset = next
 		b.step.Log("%s: %v; resuming at byte %d", Redact(b.target), cut, offset)
-		if err := wait(ctx, b.client.retryWait()<<(cuts-1)); err != nil {
+		if err := Wait(ctx, b.client.retryWait()<<(cuts-1)); err != nil {
 			return b.fail(err)
 		}
 	}

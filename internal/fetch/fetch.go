@@ -151,7 +151,7 @@ func (c *Client) Text(ctx context.Context, rawURL string, limit int64) (string, 
 	var failure error
 	for attempt := range requestRetries {
 		if attempt > 0 {
-			if err := wait(ctx, c.retryWait()<<attempt); err != nil {
+			if err := Wait(ctx, c.retryWait()<<attempt); err != nil {
 				return "", fmt.Errorf("fetching %s: %w", Redact(target), err)
 			}
 		}
@@ -317,7 +317,8 @@ func plain(ctx context.Context, err error) error {
 	return err
 }
 
-func wait(ctx context.Context, d time.Duration) error {
+// Wait waits for d, or until ctx ends; then it returns the reason.
+func Wait(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -56,7 +56,8 @@ var architectures = map[string]string{"amd64": "amd64", "arm64": "arm64", "arm":
 
 // Distribution returns the universe of a new root file system of distro (debian or ubuntu) with codename, for instance bookworm. The
 // archive is mirrors["debian"] (and mirrors["debian-security"]) or mirrors["ubuntu"]; without them what this host's own apt uses
-// for the same codename. The keyring is the host's. Platform is os/arch and must be the host's own for now.
+// for the same codename. The keyring is the host's. Platform is os/arch and must be the host's own, because
+// the packages' scripts run.
 func Distribution(distro, codename, platform string, mirrors map[string]string) (*Universe, error) {
 	return distribution("/", distro, codename, platform, mirrors)
 }

@@ -111,7 +111,7 @@ func Distribution(ctx context.Context, c *cache.Cache, distro, codename string) 
 	var known digest.Digest
 	if ok, err := c.Fact(key, &known); err != nil {
 		return nil, err
-	} else if ok && c.Has(known) {
+	} else if ok && cachedimage.Complete(c, known) {
 		return cachedimage.Open(c, known)
 	}
 	dir, err := os.MkdirTemp("", "nodeimg-upstream-")
@@ -135,7 +135,7 @@ func Distribution(ctx context.Context, c *cache.Cache, distro, codename string) 
 	if err != nil {
 		return nil, err
 	}
-	manifest, err := store(c, image)
+	manifest, err := cachedimage.Put(c, image)
 	if err != nil {
 		return nil, err
 	}
@@ -159,35 +159,4 @@ func finish(platform string, layer v1.Layer, config v1.Config) (v1.Image, error)
 	file.OS, file.Architecture, _ = strings.Cut(platform, "/")
 	file.Config = config
 	return mutate.ConfigFile(image, file)
-}
-
-// store puts every blob of the image into the cache and returns its manifest's digest.
-func store(c *cache.Cache, image v1.Image) (digest.Digest, error) {
-	layers, err := image.Layers()
-	if err != nil {
-		return "", err
-	}
-	for _, layer := range layers {
-		content, err := layer.Compressed()
-		if err != nil {
-			return "", err
-		}
-		_, _, err = c.Put(content, "")
-		_ = content.Close()
-		if err != nil {
-			return "", err
-		}
-	}
-	config, err := image.RawConfigFile()
-	if err != nil {
-		return "", err
-	}
-	if _, err := c.PutBytes(config); err != nil {
-		return "", err
-	}
-	manifest, err := image.RawManifest()
-	if err != nil {
-		return "", err
-	}
-	return c.PutBytes(manifest)
 }
