@@ -35,6 +35,10 @@ type Preloaded struct {
 const (
 	StorePath     = "/usr/lib/nodeimg/store"
 	DatabasesPath = "/usr/lib/nodeimg/databases"
+	// SnapshotsPath has a folder CHAINID/fs with the unpacked tree of each snapshot, CHAINID without "sha256:".
+	SnapshotsPath = "/usr/lib/nodeimg/snapshots"
+	// ContentsPath says which layer holds what (preload.Contents).
+	ContentsPath = "/usr/lib/nodeimg/contents.json"
 	// CertificatesPath is where update-ca-certificates, which the build runs, finds the recipe's authorities (update-ca-certificates(8)).
 	CertificatesPath = "/usr/local/share/ca-certificates/nodeimg"
 )

@@ -137,7 +137,22 @@ type Preload struct {
 	Images []ImageSource `json:"images,omitempty"`
 	// Engine is how images get into the node image: auto, inner or direct; the default is auto.
 	Engine Engine `json:"engine,omitempty" jsonschema:"enum=auto,enum=inner,enum=direct,default=auto"`
+	// Layout is how images lie in the node image: unpacked, so that containers start without unpacking anything, or packed, as in a
+	// registry. The default is unpacked for engine direct and packed for engine inner.
+	Layout Layout `json:"layout,omitempty" jsonschema:"enum=unpacked,enum=packed"`
+	// MaxLayers is the largest number of layers that the node image may have; the default is 99. Small images share layers when there
+	// are more.
+	MaxLayers int `json:"maxLayers,omitempty" jsonschema:"minimum=20,maximum=120,default=99"`
 }
+
+// Layout is how images lie in the node image.
+type Layout string
+
+// The layouts.
+const (
+	LayoutUnpacked Layout = "unpacked"
+	LayoutPacked   Layout = "packed"
+)
 
 // Engine is how images get into the node image.
 type Engine string

@@ -1,0 +1,41 @@
+package layers
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/nodeimg/nodeimg/internal/cache"
+	"github.com/nodeimg/nodeimg/preload"
+	"github.com/nodeimg/nodeimg/recipes"
+)
+
+// Options say what the layers hold.
+type Options struct {
+	// Layout decides whether trees lie beside the blobs.
+	Layout recipes.Layout
+	// Max is the largest number of layers to make.
+	Max int
+	// WithoutBlobs leaves out the blobs of the images' layers, because other layers of the node image hold them.
+	WithoutBlobs bool
+	// Epoch is the time of what nodeimg itself adds; the trees keep their own times.
+	Epoch time.Time
+}
+
+// Layer is one layer of the node image, a gzip layer in the cache.
+type Layer struct {
+	v1.Layer
+	// Contents says what is in it.
+	Contents preload.ContentsLayer
+	// References of the images that it belongs to, sorted.
+	References []string
+}
+
+// Make writes the layers that hold the images' own layers, in the order in which they belong into the node image. Manifests, indexes and
+// configs are not in them: they go with the store's index into the node image's topmost layer. All blobs must be in the cache. An image
+// that cannot be unpacked faithfully stays packed.
+func Make(ctx context.Context, c *cache.Cache, images []recipes.LockedImage, options Options) ([]Layer, error) {
+	return nil, errors.New("not yet")
+}
