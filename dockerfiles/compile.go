@@ -43,6 +43,8 @@ type Preload int
 const (
 	// PreloadPull has one stage per image in which the node's containerd pulls through nodeimg's broker.
 	PreloadPull Preload = iota
+	// PreloadNone leaves the images out: their layers are appended to what BuildKit has built.
+	PreloadNone
 	// PreloadContext copies the finished store from the context "store", so that no broker is needed.
 	PreloadContext
 )
@@ -53,6 +55,8 @@ type Result struct {
 	Dockerfile []byte
 	// Contexts are the named build contexts, sorted by name.
 	Contexts []Context
+	// Layers is the largest number of layers that the Dockerfile adds to the base.
+	Layers int
 	// Fields maps lines of the Dockerfile to recipe fields, in the order of the lines.
 	Fields []FieldRange
 }
@@ -99,6 +103,14 @@ func (r *Result) Field(line int) string {
 	return ""
 }
 
+// PreloadFor says how nodeimg itself builds the recipe's images in.
+func PreloadFor(recipe recipes.Recipe) Preload {
+	if recipe.Spec.EngineUsed() == recipes.EngineInner {
+		return PreloadPull
+	}
+	return PreloadNone
+}
+
 // Compile turns a defaulted and validated recipe and its lock into a Dockerfile. It returns an error when recipe and lock do not fit
 // together: no template for the distribution, or no sandbox image in the lock.
 func Compile(recipe recipes.Recipe, lock recipes.Lock, preload Preload) (*Result, error) {
@@ -133,7 +145,7 @@ func Compile(recipe recipes.Recipe, lock recipes.Lock, preload Preload) (*Result
 		for i, image := range lock.Images {
 			stage := "preload-" + strconv.Itoa(i)
 			stages = append(stages, stage)
-			w.add(imageField(recipe, image), pullStage(stage, image))
+			w.addStage(imageField(recipe, image), pullStage(stage, image))
 		}
 	}
 	w.add("spec", fmt.Sprintf("FROM runtime AS node\nCOPY --from=%s / /\n%s", contextNode, step("setup.sh", nil)))
@@ -152,14 +164,16 @@ func Compile(recipe recipes.Recipe, lock recipes.Lock, preload Preload) (*Result
 		final += fmt.Sprintf("COPY --link --from=%s / %s/\n", contextStore, path.Dir(recipes.StorePath))
 		contexts = append(contexts, Context{Name: contextStore})
 	}
-	w.add("spec.preload", final)
+	if strings.Count(final, "\n") > 1 {
+		w.add("spec.preload", final)
+	}
 	labels, err := Labels(recipe, lock)
 	if err != nil {
 		return nil, fmt.Errorf("compiling recipe %s: %w", recipe.Metadata.Name, err)
 	}
 	w.add("metadata", imageConfig(labels))
 	slices.SortFunc(contexts, func(a, b Context) int { return cmp.Compare(a.Name, b.Name) })
-	return &Result{Dockerfile: []byte(w.text.String()), Contexts: contexts, Fields: w.fields}, nil
+	return &Result{Dockerfile: []byte(w.text.String()), Contexts: contexts, Fields: w.fields, Layers: w.layers}, nil
 }
 
 // writer collects blocks of Dockerfile text and remembers which field each came from.
@@ -167,6 +181,14 @@ type writer struct {
 	text   strings.Builder
 	line   int
 	fields []FieldRange
+	layers int
+}
+
+// addStage adds a stage that is not part of the image.
+func (w *writer) addStage(field, block string) {
+	layers := w.layers
+	w.add(field, block)
+	w.layers = layers
 }
 
 func (w *writer) add(field, block string) {
@@ -175,6 +197,11 @@ func (w *writer) add(field, block string) {
 		w.line++
 	}
 	w.text.WriteString(block)
+	for line := range strings.Lines(block) {
+		if strings.HasPrefix(line, "COPY ") || strings.HasPrefix(line, "RUN ") {
+			w.layers++
+		}
+	}
 	lines := strings.Count(block, "\n")
 	if field != "" {
 		w.fields = append(w.fields, FieldRange{First: w.line + 1, Last: w.line + lines, Field: field})

@@ -40,6 +40,7 @@ var variants = map[string]string{
 	"no-cni":           fmt.Sprintf(source, "v1.34.10") + "  cni: {name: none}\n",
 	"modules":          fmt.Sprintf(source, "v1.34.10")[:len(fmt.Sprintf(source, "v1.34.10"))-len("  platforms: [linux/amd64]\n")] + "  base: {from: packages}\n  platforms: [linux/amd64]\n",
 	"run":              fmt.Sprintf(source, "v1.34.10") + "  run:\n    - echo one\n    - |\n      set -x\n      echo \"two $HOME\" NODEIMG\n",
+	"direct":           fmt.Sprintf(source, "v1.34.10") + "  preload:\n    engine: direct\n    images: [\"docker.io/library/nginx:1.29\"]\n",
 	"images":           fmt.Sprintf(source, "v1.34.10") + "  preload:\n    images: [\"docker.io/library/nginx:1.29\", \"docker.io/library/redis:8\"]\n",
 	"packages":         fmt.Sprintf(source, "v1.34.10") + "  packages: [jq]\n",
 	"files":            fmt.Sprintf(source, "v1.34.10") + "  files:\n    - {source: testdata/host/motd, target: /etc/motd, mode: \"0600\"}\n    - {source: testdata/host/tree, target: /opt/tree}\n",
@@ -149,7 +150,7 @@ func golden(result *dockerfiles.Result) []byte {
 func TestCompileGolden(t *testing.T) {
 	for name, recipe := range cases(t) {
 		t.Run(name, func(t *testing.T) {
-			result, err := dockerfiles.Compile(recipe, lockFor(recipe), dockerfiles.PreloadPull)
+			result, err := dockerfiles.Compile(recipe, lockFor(recipe), dockerfiles.PreloadFor(recipe))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -174,7 +175,7 @@ func TestCompileGolden(t *testing.T) {
 // TestDockerfileParses gives every compiled Dockerfile to BuildKit's own parser and checks the promises that hold for all of them.
 func TestDockerfileParses(t *testing.T) {
 	for name, recipe := range cases(t) {
-		for _, preload := range []dockerfiles.Preload{dockerfiles.PreloadPull, dockerfiles.PreloadContext} {
+		for _, preload := range []dockerfiles.Preload{dockerfiles.PreloadPull, dockerfiles.PreloadNone, dockerfiles.PreloadContext} {
 			t.Run(fmt.Sprintf("%s/%d", name, preload), func(t *testing.T) {
 				lock := lockFor(recipe)
 				result, err := dockerfiles.Compile(recipe, lock, preload)
@@ -213,9 +214,9 @@ func TestDockerfileParses(t *testing.T) {
 						}
 					}
 				}
-				want := len(lock.Images)
-				if preload == dockerfiles.PreloadContext {
-					want = 0
+				want := 0
+				if preload == dockerfiles.PreloadPull {
+					want = len(lock.Images)
 				}
 				if pulls != want {
 					t.Errorf("%d pull steps, want %d", pulls, want)

@@ -9,6 +9,10 @@ import (
 // DefaultContainerdVersion is the containerd that recipes get when they name none: the newest that nodeimg was tested with.
 const DefaultContainerdVersion = "2.4.2"
 
+// DefaultMaxLayers is the number of layers that a node image has at most: some registries and storage drivers refuse more than about a
+// hundred (overlay2 stops at 128).
+const DefaultMaxLayers = 99
+
 // HostPlatform is the platform that recipes get when they name none: linux on the host's own architecture.
 func HostPlatform() string { return "linux/" + runtime.GOARCH }
 
@@ -25,6 +29,8 @@ func HostPlatform() string { return "linux/" + runtime.GOARCH }
 //	spec.cni.name              flannel
 //	spec.preload.controlPlane  true
 //	spec.preload.engine        auto
+//	spec.preload.layout        unpacked with engine direct, packed with engine inner
+//	spec.preload.maxLayers     DefaultMaxLayers
 //	spec.platforms             HostPlatform
 //
 // Default changes nothing in a recipe that it was called on before.
@@ -48,10 +54,30 @@ func (r *Recipe) Default() {
 		s.Preload.ControlPlane = new(true)
 	}
 	setDefault(&s.Preload.Engine, EngineAuto)
+	setDefault(&s.Preload.Layout, s.defaultLayout())
+	if s.Preload.MaxLayers == 0 {
+		s.Preload.MaxLayers = DefaultMaxLayers
+	}
 	if len(s.Platforms) == 0 {
 		s.Platforms = []string{HostPlatform()}
 	}
 	s.normalize()
+}
+
+// defaultLayout keeps what an engine makes by itself.
+func (s *Spec) defaultLayout() Layout {
+	if s.EngineUsed() == EngineInner {
+		return LayoutPacked
+	}
+	return LayoutUnpacked
+}
+
+// EngineUsed is the engine that fills the node: the one that the recipe names or, for auto, direct wherever it serves the runtime.
+func (s *Spec) EngineUsed() Engine {
+	if s.Preload.Engine != EngineAuto && s.Preload.Engine != "" {
+		return s.Preload.Engine
+	}
+	return EngineInner
 }
 
 func setDefault[T ~string](field *T, value T) {

@@ -108,7 +108,7 @@ func TestDefaults(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			test.want.Kubernetes = Kubernetes{Version: "v1.34.10", Source: SourceRelease}
 			test.want.CNI.Name = CNIFlannel
-			test.want.Preload = Preload{ControlPlane: new(true), Engine: EngineAuto}
+			test.want.Preload = Preload{ControlPlane: new(true), Engine: EngineAuto, Layout: LayoutPacked, MaxLayers: DefaultMaxLayers}
 			test.want.Platforms = []string{HostPlatform()}
 			if diff := cmp.Diff(test.want, loadText(t, minimal+test.more).Recipe.Spec); diff != "" {
 				t.Errorf("specs differ (-want +got):\n%s", diff)
@@ -144,7 +144,7 @@ func TestLoadFields(t *testing.T) {
 			Base:       Base{Distro: "ubuntu", Release: "22.04", From: FromPackages},
 			CRI:        CRI{Name: CRIContainerd, Version: "2.0.4"},
 			CNI:        CNI{Name: CNINone},
-			Preload: Preload{ControlPlane: new(false), Engine: EngineInner, Images: []ImageSource{
+			Preload: Preload{ControlPlane: new(false), Engine: EngineInner, Layout: LayoutPacked, MaxLayers: DefaultMaxLayers, Images: []ImageSource{
 				{Registry: "docker.io/library/nginx:1.29"},
 				{Registry: "quay.io/a/b@sha256:" + strings.Repeat("0a", 32)},
 				{Archive: "app.tar"}, {Docker: "docker.io/library/myapp:dev"}, {Layout: "oci"},

@@ -28,6 +28,7 @@ var checks = []func(*checker){
 	checkCRIVersion,
 	checkVersionPair,
 	checkEngine,
+	checkMaxLayers,
 	checkImages,
 	checkPackages,
 	checkFiles,
@@ -185,6 +186,18 @@ func checkEngine(c *checker) {
 	c.report("spec.preload.engine", "found %s, which serves %s but not cri %s; expected auto", engine, oneOf(names), cri)
 }
 
+// The bounds of maxLayers: the node itself has about ten layers, and overlay2, which most Docker Engines store images with, stops at 128.
+const (
+	minMaxLayers = 20
+	maxMaxLayers = 120
+)
+
+func checkMaxLayers(c *checker) {
+	if n := c.Preload.MaxLayers; n < minMaxLayers || n > maxMaxLayers {
+		c.report("spec.preload.maxLayers", "found %d, expected a number from %d to %d", n, minMaxLayers, maxMaxLayers)
+	}
+}
+
 func checkRun(c *checker) {
 	for i, line := range c.Run {
 		if strings.TrimSpace(line) == "" {
@@ -221,7 +234,6 @@ type limit struct {
 var limits = []limit{
 	{"spec.cri.name", func(s *Spec) string { return string(s.CRI.Name) }, []string{"docker", "crio"}, "containerd"},
 	{"spec.cni.name", func(s *Spec) string { return string(s.CNI.Name) }, []string{"kindnet", "calico"}, "flannel or none"},
-	{"spec.preload.engine", func(s *Spec) string { return string(s.Preload.Engine) }, []string{"direct"}, "auto or inner"},
 }
 
 func checkLimits(c *checker) {

@@ -136,6 +136,11 @@ func (w *walker) walk(path string, node, key *yamlv3.Node, field schemaField) (v
 		return list, true
 	case t.Kind() == reflect.String && node.Kind == yamlv3.ScalarNode:
 		return w.walkString(path, at, node, field)
+	case t.Kind() == reflect.Int && node.Kind == yamlv3.ScalarNode && node.ShortTag() == "!!int":
+		var n int
+		if node.Decode(&n) == nil {
+			return n, true
+		}
 	case t.Kind() == reflect.Bool && node.Kind == yamlv3.ScalarNode && node.ShortTag() == "!!bool":
 		return strings.EqualFold(node.Value, "true"), true
 	}
@@ -301,6 +306,8 @@ func expected(t reflect.Type) string {
 		return "a mapping with the fields " + strings.Join(names, ", ")
 	case t.Kind() == reflect.Bool:
 		return "true or false"
+	case t.Kind() == reflect.Int:
+		return "a whole number"
 	default:
 		return "a string"
 	}

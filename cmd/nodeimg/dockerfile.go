@@ -33,7 +33,7 @@ func newDockerfileCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				compiled, err := dockerfiles.Compile(document.Recipe, *lock, dockerfiles.PreloadPull)
+				compiled, err := dockerfiles.Compile(document.Recipe, *lock, dockerfiles.PreloadFor(document.Recipe))
 				if err != nil {
 					return err
 				}
