@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/distribution/reference"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/opencontainers/go-digest"
 	"github.com/tonistiigi/fsutil"
@@ -91,7 +90,7 @@ func Build(ctx context.Context, document *recipes.Document, options Options) (*R
 	if err != nil {
 		return nil, err
 	}
-	return publishImage(ctx, image, lock, recipe.Metadata.Name, options)
+	return publishImage(ctx, image, lock, recipe.Metadata.Name, baseMounts(options.Cache, lock), options)
 }
 
 // imageOf returns the node image, checked against the lock. When the same inputs were built and checked before, it comes from the cache.
@@ -206,81 +205,19 @@ func storeFiles(ctx context.Context, c *cache.Cache, images []recipes.LockedImag
 	if err != nil {
 		return nil, err
 	}
-	meta, snapshots, err := preload.Databases(ctx, c, images, epoch)
+	state, err := preload.Databases(ctx, c, images, nil, epoch)
 	if err != nil {
 		return nil, err
 	}
 	return []file{
 		{recipes.StorePath + "/index.json", index},
 		{recipes.StorePath + "/oci-layout", []byte(preload.LayoutFile)},
-		{recipes.DatabasesPath + "/meta.db", meta},
-		{recipes.DatabasesPath + "/metadata.db", snapshots},
+		{recipes.DatabasesPath + "/meta.db", state.Meta},
+		{recipes.DatabasesPath + "/metadata.db", state.Snapshots},
 	}, nil
 }
 
 // holdsBlobs tells the layers of preloaded images, whose blobs are compressed already, by the instruction that made them.
 func holdsBlobs(history v1.History) bool {
 	return strings.HasPrefix(history.CreatedBy, "COPY") && strings.Contains(history.CreatedBy, " "+recipes.StorePath+"/")
-}
-
-// publishImage writes the image to every output and pushes it.
-func publishImage(ctx context.Context, image v1.Image, lock *recipes.Lock, recipeName string, options Options) (*Result, error) {
-	hash, err := image.Digest()
-	if err != nil {
-		return nil, fmt.Errorf("reading the image of %s: %w", recipeName, err)
-	}
-	result := &Result{Lock: lock, Digest: hash}
-	if result.Metadata, err = publish.NewMetadata(image, options.Tags, lock); err != nil {
-		return nil, err
-	}
-	if options.Push {
-		pushed, err := publish.Push(ctx, image, publish.PushOptions{
-			References: options.Tags, InsecureRegistries: options.InsecureRegistries, Mounts: baseMounts(options.Cache, lock),
-		})
-		if err != nil {
-			return nil, err
-		}
-		result.References = pushed
-		result.Metadata.References = pushed
-	}
-	for _, output := range options.Outputs {
-		if output.Type == publish.OutputDocker && output.Dest == "" {
-			if _, err := publish.Load(ctx, options.Engine, image, options.Tags); err != nil {
-				return nil, err
-			}
-			result.References = append(result.References, options.Tags[0]+"@"+hash.String())
-			continue
-		}
-		dest, err := output.Write(ctx, recipeName, image, options.Tags)
-		if err != nil {
-			return nil, err
-		}
-		result.References = append(result.References, dest+"@"+hash.String())
-	}
-	return result, nil
-}
-
-// baseMounts says that the base image's layers, which the image holds as they are, lie in the base image's repository: pushed to the
-// same registry they are mounted from there. Where that fails they are uploaded like the others.
-func baseMounts(c *cache.Cache, lock *recipes.Lock) map[v1.Hash]string {
-	if lock.Base.Reference == "" {
-		return nil
-	}
-	base, err := cachedimage.Open(c, digest.Digest(lock.Base.Digest))
-	if err != nil {
-		return nil
-	}
-	named, err := reference.ParseNormalizedNamed(lock.Base.Reference)
-	if err != nil {
-		return nil
-	}
-	manifest, err := base.Manifest()
-	if err != nil {
-		return nil
-	}
-	mounts := map[v1.Hash]string{}
-	for _, layer := range manifest.Layers {
-		mounts[layer.Digest] = named.Name()
-	}
-	return mounts
 }
