@@ -5,29 +5,30 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
-	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/nodeimg/nodeimg/internal/cache"
+	"github.com/nodeimg/nodeimg/preload/trees"
 	"github.com/nodeimg/nodeimg/recipes"
 )
 
 const (
 	// criNamespace is containerd's namespace for Kubernetes (containerd internal/cri/constants).
 	criNamespace = "k8s.io"
-	// pageSize of the databases; the build host's own must not show in the bytes, and bolt reads any.
-	pageSize = 4096
+	// snapshotter is the one that preloaded images are unpacked for.
+	snapshotter = "overlayfs"
 )
 
 // criLabels mark an image as the CRI plugin's own and keep the kubelet from collecting it (containerd internal/cri/labels).
@@ -36,40 +37,72 @@ var criLabels = map[string]string{
 	"io.cri-containerd.pinned": "pinned",
 }
 
-// Databases returns containerd's two bolt databases for a node in which nothing but the images exists: meta.db, with the records that a
-// pull by the CRI plugin would have left, and the overlayfs snapshotter's metadata.db without snapshots. All times in them are epoch.
-// Manifests and configs must be in the cache, layers need not. The same images and epoch give the same bytes.
-func Databases(ctx context.Context, c *cache.Cache, locked []recipes.LockedImage, epoch time.Time) (meta, snapshots []byte, err error) {
-	dir, release, err := c.TempDir("databases")
-	if err != nil {
-		return nil, nil, fmt.Errorf("writing containerd's databases: %w", err)
-	}
-	defer release()
-	if meta, err = metaDatabase(ctx, c, locked, epoch, dir); err != nil {
-		return nil, nil, fmt.Errorf("writing containerd's image database: %w", err)
-	}
-	if snapshots, err = snapshotDatabase(ctx, dir); err != nil {
-		return nil, nil, fmt.Errorf("writing containerd's snapshot database: %w", err)
-	}
-	return meta, snapshots, nil
+// State is what containerd has on disk about images that it pulled and unpacked, beside the blobs and the trees themselves.
+type State struct {
+	// Meta is meta.db, containerd's records of images, blobs and snapshots.
+	Meta []byte
+	// Snapshots is metadata.db, the overlayfs snapshotter's own records.
+	Snapshots []byte
+	// Chains names each snapshot by its chain id; the overlayfs snapshotter keeps Chains[i] in the folder of the number i+1.
+	Chains []digest.Digest
 }
 
-func metaDatabase(ctx context.Context, c *cache.Cache, locked []recipes.LockedImage, epoch time.Time, dir string) ([]byte, error) {
+// Links returns the symbolic links that the overlayfs snapshotter needs in place of its folders: target by file name.
+func (s *State) Links() map[string]string {
+	links := map[string]string{}
+	for i, chain := range s.Chains {
+		links[strconv.Itoa(i+1)] = recipes.SnapshotsPath + "/" + chain.Encoded()
+	}
+	return links
+}
+
+// Databases returns the state of a containerd that has pulled the images by its CRI plugin, has unpacked those whose last chain id is
+// among unpacked, and has done nothing else. All times in it are epoch. Manifests and configs must be in the cache, layers need not. The
+// same images, snapshots and epoch, in any order, give the same bytes. A snapshot's parent that is not in the list is an error.
+func Databases(ctx context.Context, c *cache.Cache, locked []recipes.LockedImage, unpacked []trees.Snapshot, epoch time.Time) (*State, error) {
+	dir, release, err := c.TempDir("databases")
+	if err != nil {
+		return nil, fmt.Errorf("writing containerd's databases: %w", err)
+	}
+	defer release()
+	unpack, err := newUnpack(unpacked, filepath.Join(dir, "metadata.db"))
+	if err != nil {
+		return nil, fmt.Errorf("writing containerd's snapshot database: %w", err)
+	}
+	defer unpack.records.close()
+	state := &State{Chains: unpack.order}
+	if state.Meta, err = metaDatabase(ctx, c, locked, unpack, epoch, dir); err != nil {
+		return nil, fmt.Errorf("writing containerd's image database: %w", err)
+	}
+	if state.Snapshots, err = unpack.records.finish(ctx, epoch, filepath.Join(dir, "compact-metadata.db")); err != nil {
+		return nil, fmt.Errorf("writing containerd's snapshot database: %w", err)
+	}
+	return state, nil
+}
+
+func metaDatabase(ctx context.Context, c *cache.Cache, locked []recipes.LockedImage, unpack *unpack, epoch time.Time, dir string) ([]byte, error) {
 	blobs := &lockedBlobs{cache: c, sizes: map[digest.Digest]int64{}}
 	db, err := openBolt(filepath.Join(dir, "meta.db"))
 	if err != nil {
 		return nil, err
 	}
 	defer db.Close()
-	store := metadata.NewDB(db, blobs, nil)
+	store := metadata.NewDB(db, blobs, map[string]snapshots.Snapshotter{snapshotter: unpack.records})
 	if err := store.Init(ctx); err != nil {
 		return nil, err
 	}
 	ctx = namespaces.WithNamespace(ctx, criNamespace)
 	for _, image := range sorted(locked) {
-		if err := record(ctx, blobs, store, image); err != nil {
+		parts, err := record(ctx, blobs, store, image)
+		if err == nil {
+			err = unpack.image(ctx, c, store.ContentStore(), parts)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("%s: %w", image.Reference, err)
 		}
+	}
+	if err := unpack.record(ctx, store.Snapshotter(snapshotter)); err != nil {
+		return nil, err
 	}
 	if err := fixTimes(db, epoch); err != nil {
 		return nil, err
@@ -79,21 +112,21 @@ func metaDatabase(ctx context.Context, c *cache.Cache, locked []recipes.LockedIm
 
 // record does what a pull would: a record for every blob, labels by which the garbage collector finds one blob from the other, and the
 // names under which the CRI plugin looks images up.
-func record(ctx context.Context, blobs *lockedBlobs, db *metadata.DB, image recipes.LockedImage) error {
+func record(ctx context.Context, blobs *lockedBlobs, db *metadata.DB, image recipes.LockedImage) (imageParts, error) {
 	parts, err := readParts(blobs.cache, image)
 	if err != nil {
-		return err
+		return parts, err
 	}
 	store := db.ContentStore()
 	for _, d := range parts.all() {
 		blobs.sizes[d.Digest] = d.Size
 		if err := recordContent(ctx, store, d); err != nil {
-			return err
+			return parts, err
 		}
 	}
 	sourceLabels, err := docker.AppendDistributionSourceLabel(store, image.Reference)
 	if err != nil {
-		return err
+		return parts, err
 	}
 	children := images.SetChildrenLabels(store, images.ChildrenHandler(store))
 	ours := images.HandlerFunc(func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
@@ -105,20 +138,20 @@ func record(ctx context.Context, blobs *lockedBlobs, db *metadata.DB, image reci
 		return []ocispec.Descriptor{parts.manifest}, nil
 	})
 	if err := images.Walk(ctx, images.Handlers(ours, sourceLabels), parts.target); err != nil {
-		return err
+		return parts, err
 	}
 	names, err := recordNames(image, parts)
 	if err != nil {
-		return err
+		return parts, err
 	}
 	records := metadata.NewImageStore(db)
 	for _, name := range names {
 		_, err := records.Create(ctx, images.Image{Name: name, Target: parts.target, Labels: criLabels})
 		if err != nil && !errdefs.IsAlreadyExists(err) {
-			return err
+			return parts, err
 		}
 	}
-	return nil
+	return parts, nil
 }
 
 // recordNames are the names that containerd's CRI plugin gives an image that it pulls: the reference, name@digest, and the config's
@@ -180,86 +213,4 @@ func recordContent(ctx context.Context, store content.Store, d ocispec.Descripto
 	}
 	defer w.Close()
 	return w.Commit(ctx, d.Size, d.Digest)
-}
-
-func snapshotDatabase(ctx context.Context, dir string) ([]byte, error) {
-	path := filepath.Join(dir, "metadata.db")
-	store, err := storage.NewMetaStore(path)
-	if err != nil {
-		return nil, err
-	}
-	defer store.Close()
-	// The store creates its buckets with the first snapshot, so an empty file's worth of database is what a fresh node has.
-	if err := store.WithTransaction(ctx, true, func(context.Context) error { return nil }); err != nil {
-		return nil, err
-	}
-	if err := store.Close(); err != nil {
-		return nil, err
-	}
-	db, err := openBolt(path)
-	if err != nil {
-		return nil, err
-	}
-	defer db.Close()
-	return compact(db, filepath.Join(dir, "compact-metadata.db"))
-}
-
-func openBolt(path string) (*bolt.DB, error) {
-	// The array is the freelist that allocates pages in the same order every time.
-	return bolt.Open(path, 0o600, &bolt.Options{PageSize: pageSize, FreelistType: bolt.FreelistArrayType, NoSync: true})
-}
-
-// fixTimes sets every created and updated time in the database.
-func fixTimes(db *bolt.DB, epoch time.Time) error {
-	stamp, err := epoch.UTC().MarshalBinary()
-	if err != nil {
-		return err
-	}
-	return db.Update(func(tx *bolt.Tx) error {
-		return tx.ForEach(func(_ []byte, b *bolt.Bucket) error { return fixBucket(b, stamp) })
-	})
-}
-
-func fixBucket(b *bolt.Bucket, stamp []byte) error {
-	var times, buckets [][]byte
-	err := b.ForEach(func(k, v []byte) error {
-		switch {
-		case v == nil && string(k) != "labels":
-			buckets = append(buckets, k)
-		case v != nil && (string(k) == "createdat" || string(k) == "updatedat"):
-			times = append(times, k)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, k := range times {
-		if err := b.Put(append([]byte{}, k...), stamp); err != nil {
-			return err
-		}
-	}
-	for _, k := range buckets {
-		if err := fixBucket(b.Bucket(k), stamp); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// compact copies the database in key order into a new file, so that its history leaves no trace. One transaction per key: within one,
-// bolt places changed buckets in the random order of a Go map.
-func compact(db *bolt.DB, path string) ([]byte, error) {
-	target, err := openBolt(path)
-	if err != nil {
-		return nil, err
-	}
-	defer target.Close()
-	if err := bolt.Compact(target, db, 1); err != nil {
-		return nil, err
-	}
-	if err := target.Close(); err != nil {
-		return nil, err
-	}
-	return os.ReadFile(path)
 }

@@ -2,16 +2,21 @@ package preload
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/nodeimg/nodeimg/preload/trees"
 	"github.com/nodeimg/nodeimg/recipes"
 )
 
@@ -25,12 +30,12 @@ func nodeStore(t *testing.T, s *Sources, locked []recipes.LockedImage) string {
 	t.Helper()
 	dir := t.TempDir()
 	writeStore(t, filepath.Join(dir, "store"), s.Cache, locked)
-	meta, snapshots, err := Databases(t.Context(), s.Cache, locked, epoch)
+	state, err := Databases(t.Context(), s.Cache, locked, nil, epoch)
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, filepath.Join(dir, "databases", "meta.db"), meta)
-	writeFile(t, filepath.Join(dir, "databases", "metadata.db"), snapshots)
+	writeFile(t, filepath.Join(dir, "databases", "meta.db"), state.Meta)
+	writeFile(t, filepath.Join(dir, "databases", "metadata.db"), state.Snapshots)
 	return dir
 }
 
@@ -47,9 +52,17 @@ func boot(t *testing.T, dir, root string) {
 func TestDatabasesAreDeterministic(t *testing.T) {
 	s := newSources(t)
 	locked := fetched(t, s)
-	meta, snapshots, err := Databases(t.Context(), s.Cache, locked, epoch)
+	unpacked := unpackedAs(t, s, locked)
+	packed, err := Databases(t.Context(), s.Cache, locked, nil, epoch)
 	if err != nil {
 		t.Fatal(err)
+	}
+	state, err := Databases(t.Context(), s.Cache, locked, unpacked, epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Equal(packed.Snapshots, state.Snapshots) || bytes.Equal(packed.Meta, state.Meta) {
+		t.Error("snapshots do not show in the databases")
 	}
 	t.Setenv("TMPDIR", t.TempDir())
 	// Layers are not needed, and neither order nor zone of the inputs shows.
@@ -69,22 +82,62 @@ func TestDatabasesAreDeterministic(t *testing.T) {
 			}
 		}
 	}
-	reversed := []recipes.LockedImage{locked[2], locked[1], locked[0]}
+	slices.Reverse(locked)
+	slices.Reverse(unpacked)
 	for range 3 {
-		meta2, snapshots2, err := Databases(t.Context(), few, reversed, epoch.In(time.FixedZone("far", 3600)))
+		again, err := Databases(t.Context(), few, locked, unpacked, epoch.In(time.FixedZone("far", 3600)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(meta, meta2) || !bytes.Equal(snapshots, snapshots2) {
+		if !reflect.DeepEqual(state, again) {
 			t.Error("two runs give different bytes")
 		}
 	}
-	if len(meta) > 1<<20 || len(snapshots) > 1<<17 {
-		t.Errorf("the databases have %d and %d bytes", len(meta), len(snapshots))
+	if len(state.Meta) > 1<<20 || len(state.Snapshots) > 1<<17 {
+		t.Errorf("the databases have %d and %d bytes", len(state.Meta), len(state.Snapshots))
 	}
 	if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) != 0 {
 		t.Errorf("left in the temporary folder: %v, %v", left, err)
 	}
+}
+
+func TestDatabasesRefuseBrokenSnapshots(t *testing.T) {
+	one, two := digest.FromString("one"), digest.FromString("two")
+	for name, list := range map[string][]trees.Snapshot{
+		"without its parent":     {{ChainID: one, Parent: two}},
+		"each other's parent":    {{ChainID: one, Parent: two}, {ChainID: two, Parent: one}},
+		"twice with other sizes": {{ChainID: one, Size: 1}, {ChainID: one, Size: 2}},
+	} {
+		if _, err := Databases(t.Context(), newCache(t), nil, list, epoch); err == nil || !strings.Contains(err.Error(), one.String()) {
+			t.Errorf("a snapshot %s: %v", name, err)
+		}
+	}
+}
+
+// unpackedAs are the snapshots of all images as if none of their layers deleted anything.
+func unpackedAs(t *testing.T, s *Sources, locked []recipes.LockedImage) []trees.Snapshot {
+	t.Helper()
+	var list []trees.Snapshot
+	for _, image := range locked {
+		parts, err := readParts(s.Cache, image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := readSmall(s.Cache, parts.config.Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var config ocispec.Image
+		if err := json.Unmarshal(b, &config); err != nil {
+			t.Fatal(err)
+		}
+		var parent digest.Digest
+		for i, chain := range identity.ChainIDs(config.RootFS.DiffIDs) {
+			list = append(list, trees.Snapshot{ChainID: chain, Parent: parent, Size: int64(i) << 40, Inodes: int64(i)})
+			parent = chain
+		}
+	}
+	return list
 }
 
 func TestContainerdKnowsTheImages(t *testing.T) {
