@@ -15,13 +15,11 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// storeComment is the history entry of the layer that makes the pulled blobs a store.
-const storeComment = "nodeimg: index of the preloaded images and containerd's databases"
-
-// file is one regular file of a generated layer.
+// file is one regular file or symbolic link of a generated layer.
 type file struct {
 	path    string // absolute
 	content []byte
+	link    string
 }
 
 // appendLayer adds one layer with files, owned by root and dated epoch, on top of image. Equal input gives an equal digest.
@@ -56,6 +54,12 @@ func filesLayer(files []file, epoch time.Time) (v1.Layer, error) {
 			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755, ModTime: epoch, Format: tar.FormatPAX}); err != nil {
 				return nil, err
 			}
+		}
+		if f.link != "" {
+			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: f.link, Mode: 0o777, ModTime: epoch, Format: tar.FormatPAX}); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(f.content)), ModTime: epoch, Format: tar.FormatPAX}); err != nil {
 			return nil, err

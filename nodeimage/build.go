@@ -19,6 +19,7 @@ import (
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/internal/progress"
 	"github.com/nodeimg/nodeimg/preload"
+	"github.com/nodeimg/nodeimg/preload/layers"
 	"github.com/nodeimg/nodeimg/recipes"
 	"github.com/nodeimg/nodeimg/sources"
 )
@@ -82,7 +83,7 @@ func Build(ctx context.Context, document *recipes.Document, options Options) (*R
 	if err != nil {
 		return nil, err
 	}
-	compiled, err := dockerfiles.Compile(recipe, *lock, dockerfiles.PreloadPull)
+	compiled, err := dockerfiles.Compile(recipe, *lock, dockerfiles.PreloadFor(recipe))
 	if err != nil {
 		return nil, err
 	}
@@ -95,11 +96,11 @@ func Build(ctx context.Context, document *recipes.Document, options Options) (*R
 
 // imageOf returns the node image, checked against the lock. When the same inputs were built and checked before, it comes from the cache.
 func imageOf(ctx context.Context, document *recipes.Document, lock *recipes.Lock, compiled *dockerfiles.Result, images *preload.Sources, options Options) (v1.Image, error) {
-	files, err := storeFiles(ctx, options.Cache, lock.Images, options.Epoch)
+	store, err := storeOf(ctx, document.Recipe, lock, compiled, images, options)
 	if err != nil {
 		return nil, err
 	}
-	key, err := imageKey(compiled, files, options.Epoch)
+	key, err := imageKey(compiled, store, options.Epoch)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +118,7 @@ func imageOf(ctx context.Context, document *recipes.Document, lock *recipes.Lock
 	if err := solve(ctx, document, lock, compiled, images, work, options); err != nil {
 		return nil, err
 	}
-	image, err := complete(ctx, work, lock, files, options)
+	image, err := complete(ctx, work, lock, store, options)
 	if err != nil {
 		return nil, fmt.Errorf("completing the image of %s: %w", document.Recipe.Metadata.Name, err)
 	}
@@ -125,6 +126,49 @@ func imageOf(ctx context.Context, document *recipes.Document, lock *recipes.Lock
 		return nil, err
 	}
 	return remember(options.Cache, key, image)
+}
+
+// storeOf makes what nodeimg itself adds to BuildKit's result: with engine direct everything, with engine inner what pulling left out.
+func storeOf(ctx context.Context, recipe recipes.Recipe, lock *recipes.Lock, compiled *dockerfiles.Result, images *preload.Sources, options Options) (*store, error) {
+	pulled := dockerfiles.PreloadFor(recipe) == dockerfiles.PreloadPull
+	if pulled && recipe.Spec.Preload.Layout == recipes.LayoutPacked {
+		return newStore(ctx, options.Cache, lock.Images, nil, nil, options.Epoch)
+	}
+	for _, image := range lock.Images {
+		if err := images.Fetch(ctx, image); err != nil {
+			return nil, err
+		}
+	}
+	room, err := roomFor(options.Cache, recipe, lock, compiled)
+	if err != nil {
+		return nil, err
+	}
+	appended, err := layers.Make(ctx, options.Cache, lock.Images, layers.Options{
+		Layout: recipe.Spec.Preload.Layout, Max: room, WithoutBlobs: pulled, Epoch: options.Epoch,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newStore(ctx, options.Cache, lock.Images, appended, nil, options.Epoch)
+}
+
+// roomFor is the number of layers that are left for preloaded images: the base, what the Dockerfile adds and the topmost layer count too.
+func roomFor(c *cache.Cache, recipe recipes.Recipe, lock *recipes.Lock, compiled *dockerfiles.Result) (int, error) {
+	base, err := cachedimage.Open(c, digest.Digest(lock.Base.Digest))
+	if err != nil {
+		return 0, err
+	}
+	manifest, err := base.Manifest()
+	if err != nil {
+		return 0, fmt.Errorf("reading the base image: %w", err)
+	}
+	taken := len(manifest.Layers) + compiled.Layers + 1
+	room := recipe.Spec.Preload.MaxLayers - taken
+	if room < 1 {
+		return 0, recipes.InputErrorf("recipe %s: spec.preload.maxLayers is %d, but the node has %d layers without preloaded images; raise it or choose a base with fewer layers",
+			recipe.Metadata.Name, recipe.Spec.Preload.MaxLayers, taken)
+	}
+	return room, nil
 }
 
 // verify checks every preloaded image in the result against what was resolved.
@@ -186,8 +230,8 @@ func solve(ctx context.Context, document *recipes.Document, lock *recipes.Lock, 
 	return nil
 }
 
-// complete turns BuildKit's result into the node image: layers compressed, the store's index and databases on top.
-func complete(ctx context.Context, work string, lock *recipes.Lock, files []file, options Options) (v1.Image, error) {
+// complete turns BuildKit's result into the node image: layers compressed, the store on top.
+func complete(ctx context.Context, work string, lock *recipes.Lock, store *store, options Options) (v1.Image, error) {
 	base, err := cachedimage.Open(options.Cache, digest.Digest(lock.Base.Digest))
 	if err != nil {
 		return nil, err
@@ -196,25 +240,39 @@ func complete(ctx context.Context, work string, lock *recipes.Lock, files []file
 	if err != nil {
 		return nil, err
 	}
-	return appendLayer(image, files, storeComment, options.Epoch)
+	pulled, err := pulledLayers(options.Cache, image, lock.Images)
+	if err != nil {
+		return nil, err
+	}
+	return store.appendTo(image, pulled)
 }
 
-// storeFiles are the files that make the pulled blobs a store: the OCI layout's index and containerd's databases.
-func storeFiles(ctx context.Context, c *cache.Cache, images []recipes.LockedImage, epoch time.Time) ([]file, error) {
-	index, err := preload.Index(images)
+// pulledLayers describes the layers that build steps have pulled: one for each image, in the order of the lock (package dockerfiles).
+func pulledLayers(c *cache.Cache, image v1.Image, images []recipes.LockedImage) ([]preload.ContentsLayer, error) {
+	config, err := image.ConfigFile()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("reading the built image: %w", err)
 	}
-	state, err := preload.Databases(ctx, c, images, nil, epoch)
-	if err != nil {
-		return nil, err
+	var pulled []preload.ContentsLayer
+	layer := 0
+	for _, entry := range config.History {
+		if entry.EmptyLayer {
+			continue
+		}
+		if holdsBlobs(entry) && layer < len(config.RootFS.DiffIDs) && len(pulled) < len(images) {
+			blobs, err := preload.Blobs(c, images[len(pulled)])
+			if err != nil {
+				return nil, err
+			}
+			contents := preload.ContentsLayer{DiffID: digest.Digest(config.RootFS.DiffIDs[layer].String())}
+			for _, blob := range blobs {
+				contents.Blobs = append(contents.Blobs, blob.Digest)
+			}
+			pulled = append(pulled, contents)
+		}
+		layer++
 	}
-	return []file{
-		{recipes.StorePath + "/index.json", index},
-		{recipes.StorePath + "/oci-layout", []byte(preload.LayoutFile)},
-		{recipes.DatabasesPath + "/meta.db", state.Meta},
-		{recipes.DatabasesPath + "/metadata.db", state.Snapshots},
-	}, nil
+	return pulled, nil
 }
 
 // holdsBlobs tells the layers of preloaded images, whose blobs are compressed already, by the instruction that made them.

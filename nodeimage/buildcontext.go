@@ -165,7 +165,7 @@ func (w contextWriter) layout(folder string, d digest.Digest) error {
 
 // store writes what lies below /usr/lib/nodeimg in the image.
 func (w contextWriter) store(ctx context.Context, folder string, images []recipes.LockedImage, epoch time.Time) error {
-	files, err := storeFiles(ctx, w.cache, images, epoch)
+	files, err := storeFiles(ctx, w.cache, images, nil, epoch)
 	if err != nil {
 		return err
 	}
@@ -175,7 +175,7 @@ func (w contextWriter) store(ctx context.Context, folder string, images []recipe
 		if err != nil {
 			return err
 		}
-		if err := w.write(path.Join(folder, relative), dockerfiles.ContextFile{Mode: 0o644, Content: f.content}); err != nil {
+		if err := w.write(path.Join(folder, relative), dockerfiles.ContextFile{Mode: 0o644, Content: f.content, Link: f.link}); err != nil {
 			return err
 		}
 	}

@@ -14,18 +14,25 @@ import (
 )
 
 // memoryFormat is part of the key; it changes whenever the same inputs would be completed to another image.
-const memoryFormat = "3"
+const memoryFormat = "4"
 
-// imageKey names what an image is a function of: the Dockerfile, the content of every context, the store's files and the time.
-func imageKey(compiled *dockerfiles.Result, files []file, epoch time.Time) (string, error) {
+// imageKey names what an image is a function of: the Dockerfile, the content of every context, the store and the time.
+func imageKey(compiled *dockerfiles.Result, s *store, epoch time.Time) (string, error) {
 	contexts, err := json.Marshal(compiled.Contexts)
 	if err != nil {
 		return "", fmt.Errorf("encoding the build contexts: %w", err)
 	}
 	d := digest.SHA256.Digester()
 	fmt.Fprintf(d.Hash(), "%s\n%d\n%s\n%s\n", memoryFormat, epoch.Unix(), digest.FromBytes(compiled.Dockerfile), digest.FromBytes(contexts))
-	for _, f := range files {
-		fmt.Fprintf(d.Hash(), "%s %s\n", f.path, digest.FromBytes(f.content))
+	for _, layer := range s.layers {
+		hash, err := layer.Digest()
+		if err != nil {
+			return "", fmt.Errorf("reading a layer of preloaded images: %w", err)
+		}
+		fmt.Fprintf(d.Hash(), "%s %q\n", hash, layer.References)
+	}
+	for _, f := range s.files {
+		fmt.Fprintf(d.Hash(), "%s %s %s\n", f.path, digest.FromBytes(f.content), f.link)
 	}
 	return "image-" + d.Digest().Encoded(), nil
 }

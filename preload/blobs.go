@@ -16,3 +16,20 @@ func Blobs(c *cache.Cache, image recipes.LockedImage) ([]ocispec.Descriptor, err
 	}
 	return parts.all(), nil
 }
+
+// Parts are the blobs that one image consists of on one platform.
+type Parts struct {
+	// Target is what the reference names; equal to Manifest unless it is an index.
+	Target, Manifest, Config ocispec.Descriptor
+	// Layers of the image, the lowest first.
+	Layers []ocispec.Descriptor
+}
+
+// ReadParts lists the blobs of a locked image. Its manifests must be in the cache.
+func ReadParts(c *cache.Cache, image recipes.LockedImage) (Parts, error) {
+	parts, err := readParts(c, image)
+	if err != nil {
+		return Parts{}, err
+	}
+	return Parts{Target: parts.target, Manifest: parts.manifest, Config: parts.config, Layers: parts.layers}, nil
+}
