@@ -17,14 +17,17 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
 
 	"github.com/nodeimg/nodeimg/builder/publish"
 	"github.com/nodeimg/nodeimg/internal/cache"
@@ -44,6 +47,8 @@ var instructions = []struct{ createdBy, holds string }{
 	{"RUN /run/nodeimg/setup.sh # buildkit", "accounts, enabled units and links of the node"},
 	{"COPY /out/ /usr/lib/nodeimg/store/ # buildkit", "image docker.io/library/nginx:1.29"},
 	{"COPY /out/ /usr/lib/nodeimg/store/ # buildkit", "image registry.k8s.io/pause:3.10.1"},
+	{"nodeimg: preload docker.io/library/redis:8", "image docker.io/library/redis:8"},
+	{"nodeimg: preload docker.io/library/a:1, docker.io/library/b:2", "images docker.io/library/a:1, docker.io/library/b:2"},
 	{"nodeimg: index of the preloaded images and containerd's databases", "index of the preloaded images and containerd's databases"},
 }
 
@@ -226,11 +231,57 @@ func TestOpen(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			checkLayers(t, target, Options{Cache: c})
 			// A docker-archive has no manifest of its own, but layers here are uncompressed, so that it is the same.
 			if r.Digest != hashOf(t, img) || r.Reference != target || len(r.Layers) != len(instructions) {
 				t.Errorf("report %+v", r)
 			}
 		})
+	}
+}
+
+// checkLayers reads all layers where they lie.
+func checkLayers(t *testing.T, target string, o Options) {
+	t.Helper()
+	o.NoGuess = true
+	opened, closer, err := Open(t.Context(), target, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closer.Close()
+	if err := validate.Image(opened); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDamagedLayer(t *testing.T) {
+	img, dir := nodeImage(t, "amd64"), t.TempDir()
+	if err := publish.WriteLayout(t.Context(), dir, img, nil); err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := img.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer := manifest.Layers[0].Digest
+	if err := os.WriteFile(filepath.Join(dir, "blobs", "sha256", layer.Hex), []byte("other 0"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	opened, _, err := Open(t.Context(), dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged, err := opened.LayerByDigest(layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := damaged.Compressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wrong *cache.DigestError
+	if _, err := io.Copy(io.Discard, r); !errors.As(err, &wrong) || wrong.Want.Encoded() != layer.Hex {
+		t.Errorf("reading a damaged layer: %v", err)
 	}
 }
 
@@ -254,6 +305,26 @@ func TestOpenChoosesThePlatform(t *testing.T) {
 	}
 	if err := path.AppendIndex(index); err != nil {
 		t.Fatal(err)
+	}
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	ref, err := name.ParseReference(strings.TrimPrefix(server.URL, "http://") + "/node:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.WriteIndex(ref, index); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []string{dir, ref.String()} {
+		_, err := inspectTarget(t, target, Options{NoGuess: true})
+		var input *recipes.InputError
+		if !errors.As(err, &input) || !strings.Contains(err.Error(), "linux/amd64, linux/arm64") || !strings.Contains(err.Error(), "--platform") {
+			t.Errorf("two platforms and no choice in %s: %v", target, err)
+		}
+		r, err := inspectTarget(t, target, Options{NoGuess: true, Platform: "linux/arm64"})
+		if err != nil || r.Digest != hashOf(t, arm) {
+			t.Errorf("choosing in %s: %v, %v", target, r, err)
+		}
 	}
 	for target, want := range map[string]string{dir: hashOf(t, arm), dir + "@" + hashOf(t, amd): hashOf(t, amd)} {
 		r, err := inspectTarget(t, target, Options{Platform: "linux/arm64"})

@@ -24,6 +24,8 @@ var known = []struct {
 	{regexp.MustCompile(`setup\.sh`), "accounts, enabled units and links of the node"},
 	{regexp.MustCompile(`^COPY (--\S+ )*--chmod=0?755 (--\S+ )*/ /( |$)`), "Kubernetes, container runtime and network programs"},
 	{regexp.MustCompile(`^COPY (--\S+ )*/ /( |$)`), "units, configuration and scripts of the node"},
+	{regexp.MustCompile(`^nodeimg: preload ([^,]*)$`), "image $1"},
+	{regexp.MustCompile(`^nodeimg: preload (.*)$`), "images $1"},
 	{regexp.MustCompile(`^nodeimg: (.*)$`), "$1"},
 }
 
