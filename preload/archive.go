@@ -43,8 +43,17 @@ func openArchive(ctx context.Context, c *cache.Cache, file string) (*local, erro
 	return openFiles(file, files, closer.Close)
 }
 
-// openEngine exports an image from the Docker Engine into a file that has no name, so that nothing is left of it however this ends.
+// openEngine opens what the Docker Engine saves of an image.
 func openEngine(ctx context.Context, c *cache.Cache, engine Engine, ref string) (*local, error) {
+	f, err := exported(ctx, c, engine, ref)
+	if err != nil {
+		return nil, err
+	}
+	return openTar("Docker image "+ref, f)
+}
+
+// exported saves an image of the Docker Engine into a file that has no name, so that nothing is left of it however this ends.
+func exported(ctx context.Context, c *cache.Cache, engine Engine, ref string) (*os.File, error) {
 	stream, err := engine.Save(ctx, ref)
 	var missing *dockerengine.NotFoundError
 	if errors.As(err, &missing) {
@@ -62,7 +71,7 @@ func openEngine(ctx context.Context, c *cache.Cache, engine Engine, ref string) 
 		f.Close()
 		return nil, fmt.Errorf("exporting %s from the Docker Engine: %w", ref, err)
 	}
-	return openTar("Docker image "+ref, f)
+	return f, nil
 }
 
 func unnamed(c *cache.Cache) (*os.File, error) {

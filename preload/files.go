@@ -34,3 +34,19 @@ func ArchiveFiles(ctx context.Context, c *cache.Cache, file string) (fs.FS, io.C
 	}
 	return files, plain, nil
 }
+
+// EngineFiles opens what the Engine saves of an image, a docker-archive or an OCI layout or both, as a file system of its regular files.
+// It lies in the cache in a file without a name, so that nothing of it is left however this ends. The caller must close it after its last
+// use. The error is a *recipes.InputError when the Engine has no such image.
+func EngineFiles(ctx context.Context, c *cache.Cache, engine Engine, ref string) (fs.FS, io.Closer, error) {
+	f, err := exported(ctx, c, engine, ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	files, err := scanTar(f)
+	if err != nil {
+		_ = f.Close()
+		return nil, nil, fmt.Errorf("reading what the Docker Engine saved of %s: %w", ref, err)
+	}
+	return files, f, nil
+}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,16 +24,10 @@ import (
 )
 
 type buildOptions struct {
-	outputs            []string
-	tags               []string
-	push               bool
-	builder            string
-	workerRuntime      string
-	progress           string
-	noCache            bool
-	timings            bool
-	metadataFile       string
-	insecureRegistries []string
+	outputOptions
+	builder       string
+	workerRuntime string
+	noCache       bool
 }
 
 func newBuildCommand() *cobra.Command {
@@ -57,16 +50,10 @@ func newBuildCommand() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringArrayVarP(&options.outputs, "output", "o", nil, "where to write: type=oci,dest=DIR | type=oci-archive,dest=FILE | type=docker[,dest=FILE] (repeatable)")
-	flags.StringArrayVarP(&options.tags, "tag", "t", nil, "name of the image (repeatable)")
-	flags.BoolVar(&options.push, "push", false, "push to every --tag, with the credentials of docker or podman")
+	options.register(flags)
 	flags.StringVar(&options.builder, "builder", "", "address of a running buildkitd, for instance unix:///run/buildkit/buildkitd.sock (default $BUILDKIT_HOST)")
 	flags.StringVar(&options.workerRuntime, "worker-runtime", "auto", "OCI runtime of nodeimg's own buildkitd: auto, runc, sysbox-runc or a path")
-	flags.StringVar(&options.progress, "progress", "auto", "how to show progress: auto, tty, plain, rawjson or quiet")
 	flags.BoolVar(&options.noCache, "no-cache", false, "run every build step again")
-	flags.BoolVar(&options.timings, "timings", false, "print where the time went")
-	flags.StringVar(&options.metadataFile, "metadata-file", "", "write digest, names and lock of the image to this file as JSON")
-	flags.StringArrayVar(&options.insecureRegistries, "insecure-registry", nil, "host[:port] of a registry to speak plain http to (repeatable; loopback always may)")
 	return cmd
 }
 
@@ -131,24 +118,11 @@ func runBuild(ctx context.Context, path string, o buildOptions, stdin io.Reader,
 	return nil
 }
 
-// parseOutputs checks everything about outputs that can be wrong before the build starts.
+// parseOutputs adds the default output, and checks what recipes and outputs have to do with each other.
 func (o buildOptions) parseOutputs(documents []*recipes.Document) ([]publish.Output, error) {
-	var outputs []publish.Output
-	for _, text := range o.outputs {
-		output, err := publish.ParseOutput(text)
-		if err != nil {
-			return nil, err
-		}
-		if output.Type == publish.OutputDocker && output.Dest == "" && len(o.tags) == 0 {
-			return nil, recipes.InputErrorf("output %q: an image in the Docker Engine needs a name; give one with -t", text)
-		}
-		outputs = append(outputs, output)
-	}
-	if err := publish.CheckNames(o.tags); err != nil {
+	outputs, err := o.parse()
+	if err != nil {
 		return nil, err
-	}
-	if o.push && len(o.tags) == 0 {
-		return nil, recipes.InputErrorf("--push: give the name to push to with -t")
 	}
 	if len(outputs) == 0 && !o.push {
 		outputs = []publish.Output{{Type: publish.OutputOCI}}
@@ -157,19 +131,6 @@ func (o buildOptions) parseOutputs(documents []*recipes.Document) ([]publish.Out
 		return nil, recipes.InputErrorf("%s holds %d recipes, and -t, -o and --metadata-file can name only one image; put the recipes into files of their own", documents[0].File, len(documents))
 	}
 	return outputs, nil
-}
-
-// sourceDateEpoch reads $SOURCE_DATE_EPOCH (reproducible-builds.org/specs/source-date-epoch); zero when it is not set.
-func sourceDateEpoch() (time.Time, error) {
-	text, ok := os.LookupEnv("SOURCE_DATE_EPOCH")
-	if !ok || text == "" {
-		return time.Time{}, nil
-	}
-	seconds, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || seconds < 0 {
-		return time.Time{}, recipes.InputErrorf("SOURCE_DATE_EPOCH=%q: expected seconds since 1970", text)
-	}
-	return time.Unix(seconds, 0).UTC(), nil
 }
 
 // openBuilder takes the first of --builder, $BUILDKIT_HOST, a child.
@@ -186,7 +147,7 @@ func openBuilder(o buildOptions, store *cache.Cache) (builder.Builder, error) {
 
 // openEngine reaches the Docker Engine when a recipe or an output needs it; otherwise it returns nil.
 func openEngine(ctx context.Context, documents []*recipes.Document, outputs []publish.Output) (*dockerengine.Engine, error) {
-	needed := slices.ContainsFunc(outputs, func(o publish.Output) bool { return o.Type == publish.OutputDocker && o.Dest == "" })
+	needed := slices.ContainsFunc(outputs, loads)
 	for _, document := range documents {
 		needed = needed || slices.ContainsFunc(document.Recipe.Spec.Preload.Images, func(i recipes.ImageSource) bool { return i.Docker != "" })
 	}

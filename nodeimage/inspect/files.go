@@ -9,12 +9,15 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/opencontainers/go-digest"
 
+	"github.com/nodeimg/nodeimg/internal/cache"
 	"github.com/nodeimg/nodeimg/recipes"
 )
 
@@ -82,8 +85,7 @@ func manifests(files fs.FS, index []byte, name string, depth int) ([]v1.Descript
 	var found []v1.Descriptor
 	for _, entry := range parsed.Manifests {
 		switch {
-		case entry.Platform != nil && entry.Platform.OS == "unknown":
-			// An attestation (BuildKit docs/attestations/attestation-storage.md).
+		case isAttestation(entry):
 		case entry.MediaType.IsIndex() && depth < deepestIndex:
 			inner, err := readBlob(files, name, entry.Digest)
 			if err != nil {
@@ -99,6 +101,11 @@ func manifests(files fs.FS, index []byte, name string, depth int) ([]v1.Descript
 		}
 	}
 	return found, nil
+}
+
+// isAttestation tells entries that are no images (BuildKit docs/attestations/attestation-storage.md).
+func isAttestation(entry v1.Descriptor) bool {
+	return entry.Platform != nil && entry.Platform.OS == "unknown"
 }
 
 // choose picks the manifest that was asked for: by digest, or the one for the platform, or the only one.
@@ -124,11 +131,28 @@ func choose(found []v1.Descriptor, name, digest, platform string) (v1.Descriptor
 	switch {
 	case len(distinct) == 0:
 		return v1.Descriptor{}, recipes.InputErrorf("%s holds no image", name)
+	case platform == "":
+		return v1.Descriptor{}, recipes.InputErrorf("%s holds %d images, for %s; choose one with --platform or by %s@sha256:…", name, len(distinct), platforms(found), name)
 	case len(fitting) == 0:
 		return v1.Descriptor{}, recipes.InputErrorf("%s holds %d images and none for %s; choose one with --platform or by %s@sha256:…", name, len(distinct), platform, name)
 	default:
 		return v1.Descriptor{}, recipes.InputErrorf("%s holds %d images for %s; choose one by %s@sha256:…", name, len(fitting), platform, name)
 	}
+}
+
+// platforms lists what images there are for.
+func platforms(found []v1.Descriptor) string {
+	var names []string
+	for _, entry := range found {
+		text := "a platform that only its config names"
+		if entry.Platform != nil {
+			text = entry.Platform.String()
+		}
+		if !slices.Contains(names, text) {
+			names = append(names, text)
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // readBlob reads a small blob of an OCI layout and checks its digest.
@@ -184,14 +208,17 @@ func openSaved(files fs.FS, name string) (v1.Image, error) {
 		Config: v1.Descriptor{MediaType: types.OCIConfigJSON, Digest: hash, Size: size},
 		Layers: []v1.Descriptor{},
 	}
+	paths := map[v1.Hash]string{}
 	for i, layer := range saved[0].Layers {
-		descriptor, err := savedLayer(files, strings.TrimPrefix(path.Clean("/"+layer), "/"), parsed.RootFS.DiffIDs[i])
+		file := strings.TrimPrefix(path.Clean("/"+layer), "/")
+		descriptor, err := savedLayer(files, file, parsed.RootFS.DiffIDs[i])
 		if err != nil {
 			return nil, recipes.InputErrorf("%s is damaged: layer %s: %v", name, layer, err)
 		}
 		manifest.Layers = append(manifest.Layers, descriptor)
+		paths[descriptor.Digest] = file
 	}
-	core := &filesImage{files: files, mediaType: types.OCIManifestSchema1, config: config}
+	core := &filesImage{files: files, mediaType: types.OCIManifestSchema1, config: config, paths: paths}
 	if core.manifest, err = json.Marshal(manifest); err != nil {
 		return nil, err
 	}
@@ -222,6 +249,8 @@ type filesImage struct {
 	files            fs.FS
 	mediaType        types.MediaType
 	manifest, config []byte
+	// paths says where layers lie that are not among an OCI layout's blobs.
+	paths map[v1.Hash]string
 }
 
 // RawConfigFile implements partial.CompressedImageCore.
@@ -241,15 +270,20 @@ func (i *filesImage) LayerByDigest(hash v1.Hash) (partial.CompressedLayer, error
 	}
 	for _, layer := range manifest.Layers {
 		if layer.Digest == hash {
-			return &filesLayer{i.files, layer}, nil
+			file, ok := i.paths[hash]
+			if !ok {
+				file = path.Join("blobs", hash.Algorithm, hash.Hex)
+			}
+			return &filesLayer{i.files, file, layer}, nil
 		}
 	}
 	return nil, fmt.Errorf("the image has no layer %s", hash)
 }
 
-// filesLayer is a layer of an OCI layout.
+// filesLayer is a layer in a file.
 type filesLayer struct {
 	files      fs.FS
+	path       string
 	descriptor v1.Descriptor
 }
 
@@ -262,7 +296,37 @@ func (l *filesLayer) Size() (int64, error) { return l.descriptor.Size, nil }
 // MediaType implements partial.CompressedLayer.
 func (l *filesLayer) MediaType() (types.MediaType, error) { return l.descriptor.MediaType, nil }
 
-// Compressed implements partial.CompressedLayer.
+// Compressed implements partial.CompressedLayer. Who reads to the end learns whether the layer is what the manifest promises.
 func (l *filesLayer) Compressed() (io.ReadCloser, error) {
-	return l.files.Open(path.Join("blobs", l.descriptor.Digest.Algorithm, l.descriptor.Digest.Hex))
+	f, err := l.files.Open(l.path)
+	if err != nil {
+		return nil, err
+	}
+	want := digest.Digest(l.descriptor.Digest.String())
+	if err := want.Validate(); err != nil {
+		return nil, errors.Join(fmt.Errorf("layer %s: %w", want, err), f.Close())
+	}
+	return &verifiedReader{ReadCloser: f, digester: want.Algorithm().Digester(), want: want}, nil
+}
+
+// verifiedReader fails at its end unless it yielded what has the digest.
+type verifiedReader struct {
+	io.ReadCloser
+	digester digest.Digester
+	want     digest.Digest
+	size     int64
+}
+
+// Read implements io.Reader.
+func (r *verifiedReader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	r.digester.Hash().Write(p[:n])
+	r.size += int64(n)
+	if !errors.Is(err, io.EOF) {
+		return n, err
+	}
+	if got := r.digester.Digest(); got != r.want {
+		return n, &cache.DigestError{Want: r.want, Got: got, Size: r.size}
+	}
+	return n, err
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/nodeimg/nodeimg/internal/cache"
 	"github.com/nodeimg/nodeimg/internal/credentials"
+	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/preload"
 	"github.com/nodeimg/nodeimg/recipes"
 )
@@ -30,25 +31,36 @@ import (
 type Options struct {
 	// Platform chooses from an image for several platforms, as os/arch; empty means linux on the host's processor.
 	Platform string
+	// NoGuess refuses an image for several platforms when Platform is empty.
+	NoGuess bool
 	// InsecureRegistries are host[:port]s that may be spoken to by plain http; loopback and private addresses always may.
 	InsecureRegistries []string
 	// Keychain finds credentials; nil means the user's (docker's and podman's).
 	Keychain authn.Keychain
-	// Cache is where a compressed archive is unpacked; nil means the user's.
+	// Cache is where a compressed archive and an image of the Docker Engine are unpacked; nil means the user's.
 	Cache *cache.Cache
+	// Engine serves "docker:" targets; nil means the one that the environment names.
+	Engine preload.Engine
 }
 
 func (o Options) platform() string {
-	if o.Platform != "" {
+	if o.Platform != "" || o.NoGuess {
 		return o.Platform
 	}
 	return "linux/" + runtime.GOARCH
 }
 
-// Open finds an image, of which manifest and config can be read: target is an OCI layout folder, an OCI archive or docker-archive file, or else an image reference in a registry.
-// Each may end in @sha256:…. The caller must close what is returned after the last use of the image. The error is a
-// *recipes.InputError when target is none of these.
+// DockerPrefix is what a target begins with that is an image of the local Docker Engine.
+const DockerPrefix = "docker:"
+
+// Open finds an image: target is "docker:" and the name of an image in the local Docker Engine, an OCI layout folder, an OCI archive or
+// docker-archive file, or else an image reference in a registry. Folders, files and references may end in @sha256:…. Of an image in a
+// registry only manifest and config are read now, and layers when somebody asks for them; what is read is checked against its digest. The
+// caller must close what is returned after the last use of the image. The error is a *recipes.InputError when target is none of these.
 func Open(ctx context.Context, target string, o Options) (v1.Image, io.Closer, error) {
+	if name, ok := strings.CutPrefix(target, DockerPrefix); ok {
+		return openEngine(ctx, name, o)
+	}
 	path, digest := target, ""
 	info, err := os.Stat(path)
 	if before, after, found := strings.Cut(target, "@sha256:"); err != nil && found {
@@ -81,18 +93,52 @@ func looksLikePath(s string) bool {
 		strings.HasSuffix(s, ".tar")
 }
 
-func openArchive(ctx context.Context, path, digest string, o Options) (v1.Image, io.Closer, error) {
-	c := o.Cache
-	if c == nil {
-		var err error
-		if c, err = cache.Open(""); err != nil {
+// store is where large files are unpacked.
+func (o Options) store() (*cache.Cache, error) {
+	if o.Cache != nil {
+		return o.Cache, nil
+	}
+	return cache.Open("")
+}
+
+func openEngine(ctx context.Context, name string, o Options) (v1.Image, io.Closer, error) {
+	if _, err := reference.ParseNormalizedNamed(name); err != nil {
+		return nil, nil, recipes.InputErrorf("%s%s: %q is no image name: %v", DockerPrefix, name, name, err)
+	}
+	c, err := o.store()
+	if err != nil {
+		return nil, nil, err
+	}
+	engine := o.Engine
+	if engine == nil {
+		opened, err := dockerengine.Open(ctx)
+		if err != nil {
 			return nil, nil, err
 		}
+		defer opened.Close()
+		engine = opened
+	}
+	files, closer, err := preload.EngineFiles(ctx, c, engine, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	return openedFiles(files, closer, DockerPrefix+name, "", o)
+}
+
+func openArchive(ctx context.Context, path, digest string, o Options) (v1.Image, io.Closer, error) {
+	c, err := o.store()
+	if err != nil {
+		return nil, nil, err
 	}
 	files, closer, err := preload.ArchiveFiles(ctx, c, path)
 	if err != nil {
 		return nil, nil, err
 	}
+	return openedFiles(files, closer, path, digest, o)
+}
+
+// openedFiles takes closer over.
+func openedFiles(files fs.FS, closer io.Closer, path, digest string, o Options) (v1.Image, io.Closer, error) {
 	img, err := openFiles(files, path, digest, o.platform())
 	if err != nil {
 		return nil, nil, errors.Join(err, closer.Close())
@@ -113,22 +159,56 @@ func openRemote(ctx context.Context, target string, o Options) (v1.Image, error)
 	if err != nil {
 		return nil, recipes.InputErrorf("%q is no image reference, and there is no such file or folder: %v", target, err)
 	}
-	platform, err := v1.ParsePlatform(o.platform())
-	if err != nil {
-		return nil, recipes.InputErrorf("platform %q: %v; expected os/arch, for instance linux/amd64", o.Platform, err)
-	}
 	keychain := o.Keychain
 	if keychain == nil {
 		keychain = credentials.Keychain()
 	}
-	img, err := remote.Image(ref, remote.WithContext(ctx), remote.WithAuthFromKeychain(keychain), remote.WithPlatform(*platform), remote.WithUserAgent("nodeimg"))
-	if err != nil {
+	img, err := remoteImage(ref, target, o, remote.WithContext(ctx), remote.WithAuthFromKeychain(keychain), remote.WithUserAgent("nodeimg"))
+	var input *recipes.InputError
+	if err != nil && !errors.As(err, &input) {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
 		return nil, fmt.Errorf("inspecting %s: %w%s", target, err, advice(err, ref.Context().RegistryStr()))
 	}
-	return img, nil
+	return img, err
+}
+
+// remoteImage asks for what ref names and, where that is an index, for the platform's image in it.
+func remoteImage(ref name.Reference, target string, o Options, options ...remote.Option) (v1.Image, error) {
+	if text := o.platform(); text != "" {
+		platform, err := v1.ParsePlatform(text)
+		if err != nil || platform.OS == "" || platform.Architecture == "" {
+			return nil, recipes.InputErrorf("platform %q: expected os/arch, for instance linux/amd64", o.Platform)
+		}
+		return remote.Image(ref, append(options, remote.WithPlatform(*platform))...)
+	}
+	found, err := remote.Get(ref, options...)
+	if err != nil {
+		return nil, err
+	}
+	if !found.MediaType.IsIndex() {
+		return found.Image()
+	}
+	index, err := found.ImageIndex()
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return nil, err
+	}
+	var images []v1.Descriptor
+	for _, entry := range manifest.Manifests {
+		if entry.MediaType.IsImage() && !isAttestation(entry) {
+			images = append(images, entry)
+		}
+	}
+	chosen, err := choose(images, target, "", "")
+	if err != nil {
+		return nil, err
+	}
+	return index.Image(chosen.Digest)
 }
 
 // advice says what to try after a registry did not give an image.
@@ -138,7 +218,7 @@ func advice(err error, host string) string {
 	case errors.As(err, &refused) && (refused.StatusCode == http.StatusUnauthorized || refused.StatusCode == http.StatusForbidden):
 		return fmt.Sprintf("; check the name, or log in with docker login %s or podman login %s", host, host)
 	case errors.As(err, &refused) && refused.StatusCode == http.StatusNotFound:
-		return "; the registry does not have it, and there is no such file or folder"
+		return "; the registry does not have it, and there is no such file or folder; an image of the Docker Engine is written " + DockerPrefix + "NAME"
 	case errors.As(err, &refused) && refused.StatusCode == http.StatusTooManyRequests:
 		return "; the registry limits requests, wait and run again"
 	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
