@@ -18,6 +18,11 @@ import (
 // under this id.
 const BrokerSocket = "nodeimg-broker"
 
+// InnerVariable marks the build steps that start a container runtime of the node: it is in the environment of their processes and not
+// empty. Where Sysbox is there, nodeimg's own builder runs these steps, and only these, with sysbox-runc. It is an argument of stages
+// from which the image only copies, so that neither the image's configuration nor any of its layers knows it.
+const InnerVariable = "NODEIMG_INNER"
+
 // Names of the build contexts.
 const (
 	contextBase     = "base"
@@ -250,7 +255,7 @@ func installApt() string {
 
 func pullStage(stage string, image recipes.LockedImage) string {
 	broker := fmt.Sprintf("type=ssh,id=%s,target=%s,mode=0666,required=true", BrokerSocket, stepBroker)
-	return fmt.Sprintf("FROM runtime AS %s\n%s", stage, step("pull.sh", []string{broker}, image.Reference, image.Platform, image.Digest))
+	return fmt.Sprintf("FROM runtime AS %s\nARG %s=1\n%s", stage, InnerVariable, step("pull.sh", []string{broker}, image.Reference, image.Platform, image.Digest))
 }
 
 // runStep is a heredoc, so that a failing line is shown as the user wrote it.
