@@ -93,6 +93,7 @@ func (s *Spec) normalize() {
 		image := &s.Preload.Images[i]
 		normalizeReference(&image.Registry)
 		normalizeReference(&image.Docker)
+		normalizeReference(&image.Name)
 		normalizePath(&image.Archive)
 		normalizePath(&image.Layout)
 	}

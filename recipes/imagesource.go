@@ -4,6 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/distribution/reference"
 )
@@ -29,14 +33,72 @@ func (s *ImageSource) UnmarshalJSON(text []byte) error {
 // String renders the source as "registry docker.io/library/nginx:1.29" or "archive app.tar", for messages.
 func (s ImageSource) String() string {
 	for _, f := range s.set() {
+		if s.Name != "" {
+			return f.name + " " + f.value + " (" + s.Name + ")"
+		}
 		return f.name + " " + f.value
 	}
 	return "no image"
 }
 
+// Expand returns the source itself or, for a pattern of archives (filepath.Match), a source for each file that it matches, sorted by
+// path. Relative patterns start from dir, and so do the paths in the result. A file whose own name reads like a pattern is that file. The
+// error says what is wrong with a pattern, or that it matches no file.
+func (s ImageSource) Expand(dir string) ([]ImageSource, error) {
+	if !s.isPattern(dir) {
+		return []ImageSource{s}, nil
+	}
+	pattern := s.Archive
+	if !filepath.IsAbs(pattern) {
+		// The folder's own name is no part of the pattern.
+		pattern = filepath.Join(patternEscape.Replace(dir), pattern)
+	}
+	matches, err := filepath.Glob(pattern)
+	if err != nil {
+		return nil, fmt.Errorf("found %s, which is no pattern: %w", quote(s.Archive), err)
+	}
+	var list []ImageSource
+	slices.Sort(matches)
+	for _, file := range matches {
+		if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		if !filepath.IsAbs(s.Archive) {
+			if file, err = filepath.Rel(dir, file); err != nil {
+				return nil, fmt.Errorf("reading the pattern %s: %w", quote(s.Archive), err)
+			}
+		}
+		list = append(list, ImageSource{Archive: file, Name: s.Name})
+	}
+	if len(list) == 0 {
+		return nil, fmt.Errorf("found the pattern %s, which matches no file%s", quote(s.Archive), relativeHint(s.Archive))
+	}
+	return list, nil
+}
+
+// isPattern tells whether the archive's path is a pattern.
+func (s ImageSource) isPattern(dir string) bool {
+	if !strings.ContainsAny(s.Archive, `*?[`) {
+		return false
+	}
+	_, err := os.Lstat(hostPath(dir, s.Archive))
+	return err != nil
+}
+
+// patternEscape makes a path a pattern that matches only itself.
+var patternEscape = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`)
+
+// relativeHint says where a relative path starts.
+func relativeHint(name string) string {
+	if filepath.IsAbs(name) {
+		return ""
+	}
+	return " relative to the recipe"
+}
+
 type namedValue struct{ name, value string }
 
-// set lists the fields that are not empty.
+// set lists the fields that are not empty, of those that say where the image is.
 func (s ImageSource) set() []namedValue {
 	var fields []namedValue
 	for _, f := range []namedValue{{"registry", s.Registry}, {"archive", s.Archive}, {"docker", s.Docker}, {"layout", s.Layout}} {

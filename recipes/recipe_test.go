@@ -217,6 +217,7 @@ func validateAgainst(t *testing.T, schema *jsonschema.Schema, text []byte) error
 func TestSchemaAccepts(t *testing.T) {
 	compiled := compileSchema(t)
 	texts := exampleRecipes(t)
+	texts["named"] = []byte(minimal + "  preload: {images: [{archive: a.tar, name: a:1}, {layout: oci, name: b:1}, {docker: c:1}, d:1]}\n")
 	texts["minimal"], texts["full"] = []byte(minimal), []byte(fullRecipe)
 	for name, text := range texts {
 		if err := validateAgainst(t, compiled, text); err != nil {
@@ -237,6 +238,8 @@ func TestSchemaRefuses(t *testing.T) {
 		"unknown distro":      minimal + "  base: {distro: fedora}\n",
 		"two image sources":   minimal + "  preload: {images: [{registry: a:1, docker: b:1}]}\n",
 		"no image source":     minimal + "  preload: {images: [{}]}\n",
+		"name of a reference": minimal + "  preload: {images: [{registry: a:1, name: b:1}]}\n",
+		"only a name":         minimal + "  preload: {images: [{name: b:1}]}\n",
 		"odd image source":    minimal + "  preload: {images: [{url: a}]}\n",
 		"bad package":         minimal + "  packages: [JQ]\n",
 		"package twice":       minimal + "  packages: [jq, jq]\n",

@@ -166,16 +166,21 @@ const (
 	EngineDirect Engine = "direct"
 )
 
-// ImageSource is one image to preload. Exactly one field is set. In YAML a plain string is short for {registry: STRING}.
+// ImageSource is one image to preload, or several. Exactly one of registry, archive, docker and layout is set. In YAML a plain string is
+// short for {registry: STRING}.
 type ImageSource struct {
 	// Registry is a reference to pull from a registry, with tag or digest, for instance docker.io/library/nginx:1.29.
 	Registry string `json:"registry,omitempty"`
-	// Archive is a docker-archive or OCI archive (tar) on the host, relative to the recipe.
+	// Archive is a docker-archive or OCI archive (tar, compressed or not) on the host, relative to the recipe, or a pattern that matches
+	// several, for instance images/*.tar.
 	Archive string `json:"archive,omitempty"`
 	// Docker is an image in the local Docker Engine.
 	Docker string `json:"docker,omitempty"`
 	// Layout is an OCI image layout directory on the host, relative to the recipe.
 	Layout string `json:"layout,omitempty"`
+	// Name chooses one image of an archive or layout, and is the name of an image there that has none. Without it all images with
+	// names are taken.
+	Name string `json:"name,omitempty"`
 }
 
 // File is copied from the host into the node image.

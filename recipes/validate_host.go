@@ -16,8 +16,7 @@ import (
 )
 
 func checkImages(c *checker) {
-	// The node knows images of registries and of the Docker Engine by the same kind of name; files and layouts count by path.
-	first := map[string]int{}
+	first := map[ImageSource]int{}
 	for i, image := range c.Preload.Images {
 		field := fmt.Sprintf("spec.preload.images[%d]", i)
 		set := image.set()
@@ -33,29 +32,49 @@ func checkImages(c *checker) {
 			c.report(field, "found %s, expected exactly one of registry, archive, docker or layout", found)
 			continue
 		}
-		kind, value := set[0].name, set[0].value
-		switch kind {
-		case "registry", "docker":
-			kind = "reference"
-			if _, err := NormalizeReference(value); err != nil {
-				c.report(field, "%v", err)
-				continue
-			}
-		case "archive":
-			checkHostPath(c, field, value, regularFile)
-		case "layout":
-			if checkHostPath(c, field, value, directory) {
-				if _, err := os.Stat(filepath.Join(hostPath(c.dir, value), "oci-layout")); err != nil {
-					c.report(field, "found %s, which is no OCI image layout: it holds no file named oci-layout", quote(value))
-				}
-			}
-		}
-		key := kind + " " + value
-		if j, again := first[key]; again {
-			c.report(field, "found %s again, it is already spec.preload.images[%d]; remove one of them", quote(value), j)
+		checkImage(c, field, image, set[0])
+		if j, again := first[image]; again {
+			c.report(field, "found %s again, it is already spec.preload.images[%d]; remove one of them", quote(set[0].value), j)
 			continue
 		}
-		first[key] = i
+		first[image] = i
+	}
+}
+
+// checkImage looks at one image, whose place is the one field of it that is set.
+func checkImage(c *checker, field string, image ImageSource, place namedValue) {
+	switch place.name {
+	case "registry", "docker":
+		if _, err := NormalizeReference(place.value); err != nil {
+			c.report(field, "%v", err)
+		}
+		if image.Name != "" {
+			c.report(field+".name", "found %s beside %s, which names its image already; name goes with archive or layout", quote(image.Name), place.name)
+		}
+		return
+	case "archive":
+		if image.isPattern(c.dir) {
+			if _, err := image.Expand(c.dir); err != nil {
+				c.report(field, "%v", err)
+			}
+			if image.Name != "" {
+				c.report(field+".name", "found %s beside a pattern, expected no name: all images of the archives are taken", quote(image.Name))
+			}
+			return
+		}
+		checkHostPath(c, field, place.value, regularFile)
+	case "layout":
+		if checkHostPath(c, field, place.value, directory) {
+			if _, err := os.Stat(filepath.Join(hostPath(c.dir, place.value), "oci-layout")); err != nil {
+				c.report(field, "found %s, which is no OCI image layout: it holds no file named oci-layout", quote(place.value))
+			}
+		}
+	}
+	if image.Name == "" {
+		return
+	}
+	if _, err := NormalizeReference(image.Name); err != nil {
+		c.report(field+".name", "%v", err)
 	}
 }
 
@@ -206,10 +225,7 @@ const (
 // checkHostPath reports a path that is not there or something else, and tells whether it is right.
 func checkHostPath(c *checker, field, name string, want hostKind) bool {
 	full := hostPath(c.dir, name)
-	from := ""
-	if !filepath.IsAbs(name) {
-		from = " relative to the recipe"
-	}
+	from := relativeHint(name)
 	switch info, err := os.Stat(full); {
 	case errors.Is(err, fs.ErrNotExist):
 		c.report(field, "found %s, which does not exist%s%s", quote(name), from, didYouMean(filepath.Base(full), siblings(full)))

@@ -49,12 +49,20 @@ func generate() ([]byte, error) {
 	return append(text, '\n'), nil
 }
 
-// allowShortImageSource says what ImageSource.UnmarshalJSON does: a string, or a mapping with exactly one field.
+// allowShortImageSource says what ImageSource.UnmarshalJSON does: a string, or a mapping with exactly one place, and for some places a
+// name.
 func allowShortImageSource(schema *jsonschema.Schema) {
 	const name = "ImageSource"
 	long := schema.Definitions[name]
 	one := uint64(1)
-	long.MinProperties, long.MaxProperties = &one, &one
+	named := &jsonschema.Schema{Required: []string{"name"}}
+	for _, place := range []string{"registry", "archive", "docker", "layout"} {
+		only := &jsonschema.Schema{Required: []string{place}}
+		if place == "registry" || place == "docker" {
+			only.Not = named
+		}
+		long.OneOf = append(long.OneOf, only)
+	}
 	short := &jsonschema.Schema{
 		Type: "string", MinLength: &one, Description: "A reference to pull from a registry, with tag or digest.",
 		Examples: []any{"docker.io/library/nginx:1.29"},
