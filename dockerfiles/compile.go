@@ -282,13 +282,9 @@ func imageField(recipe recipes.Recipe, image recipes.LockedImage) string {
 
 // Labels are the labels that a node image carries, so that "nodeimg inspect" needs nothing but the image's config.
 func Labels(recipe recipes.Recipe, lock recipes.Lock) (map[string]string, error) {
-	preloaded := make([]recipes.Preloaded, 0, len(lock.Images))
-	for _, image := range lock.Images {
-		preloaded = append(preloaded, recipes.Preloaded{Reference: image.Reference, Digest: image.Digest, Size: image.Bytes, Platform: image.Platform})
-	}
-	text, err := json.Marshal(preloaded)
+	preloaded, err := PreloadedLabel(lock.Images)
 	if err != nil {
-		return nil, fmt.Errorf("encoding label %s: %w", recipes.LabelPreloaded, err)
+		return nil, err
 	}
 	return map[string]string{
 		recipes.LabelName:       recipe.Metadata.Name,
@@ -297,8 +293,21 @@ func Labels(recipe recipes.Recipe, lock recipes.Lock) (map[string]string, error)
 		recipes.LabelDistro:     lock.Base.Distro + " " + lock.Base.Release,
 		recipes.LabelCRI:        string(recipe.Spec.CRI.Name) + " " + recipe.Spec.CRI.Version,
 		recipes.LabelCNI:        string(recipe.Spec.CNI.Name),
-		recipes.LabelPreloaded:  string(text),
+		recipes.LabelPreloaded:  preloaded,
 	}, nil
+}
+
+// PreloadedLabel is the value of recipes.LabelPreloaded for the images.
+func PreloadedLabel(images []recipes.LockedImage) (string, error) {
+	preloaded := make([]recipes.Preloaded, 0, len(images))
+	for _, image := range images {
+		preloaded = append(preloaded, recipes.Preloaded{Reference: image.Reference, Digest: image.Digest, Size: image.Bytes, Platform: image.Platform})
+	}
+	text, err := json.Marshal(preloaded)
+	if err != nil {
+		return "", fmt.Errorf("encoding label %s: %w", recipes.LabelPreloaded, err)
+	}
+	return string(text), nil
 }
 
 // imageConfig is what stock kind and plain "docker run" expect of the image's config (kind: pkg/build/nodeimage; SIGRTMIN+3 is systemd's

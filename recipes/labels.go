@@ -16,7 +16,20 @@ const (
 	LabelCNI = "dev.nodeimg.cni"
 	// LabelPreloaded is the JSON list of Preloaded.
 	LabelPreloaded = "dev.nodeimg.preloaded"
+	// LabelChanged is the JSON list of Changed, sorted by reference: how the preloaded images differ from those that the image had when it
+	// was built from what LabelRecipe names. It is missing where they do not.
+	LabelChanged = "dev.nodeimg.changed"
 )
+
+// Changed is one entry of LabelChanged: an image that was added, replaced or removed after the build.
+type Changed struct {
+	// Reference is the full name under which the node knows the image.
+	Reference string `json:"reference"`
+	// Before is the digest that the reference had in the image as built; empty where the image was added.
+	Before string `json:"before,omitempty"`
+	// After is the digest that the reference has now; empty where the image was removed.
+	After string `json:"after,omitempty"`
+}
 
 // Preloaded is one entry of LabelPreloaded and of "nodeimg inspect --json".
 type Preloaded struct {

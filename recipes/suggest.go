@@ -40,6 +40,9 @@ func didYouMean(word string, candidates []string) string {
 	return ""
 }
 
+// DidYouMean returns "; did you mean X?" when word is a near miss of one of the candidates, else "".
+func DidYouMean(word string, candidates []string) string { return didYouMean(word, candidates) }
+
 // quote renders what the user wrote for an error message: quoted, in one line, shortened when long.
 func quote(s string) string {
 	const limit = 80
