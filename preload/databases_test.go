@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -21,33 +20,6 @@ import (
 )
 
 var epoch = time.Unix(1700000000, 0)
-
-// bootScript is what a node's boot unit runs.
-const bootScript = "../dockerfiles/node/files/usr/lib/nodeimg/boot-store.sh"
-
-// nodeStore is /usr/lib/nodeimg of a node with the images.
-func nodeStore(t *testing.T, s *Sources, locked []recipes.LockedImage) string {
-	t.Helper()
-	dir := t.TempDir()
-	writeStore(t, filepath.Join(dir, "store"), s.Cache, locked)
-	state, err := Databases(t.Context(), s.Cache, locked, nil, epoch)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writeFile(t, filepath.Join(dir, "databases", "meta.db"), state.Meta)
-	writeFile(t, filepath.Join(dir, "databases", "metadata.db"), state.Snapshots)
-	return dir
-}
-
-// boot runs the boot unit's script for the node's store in dir and containerd's root.
-func boot(t *testing.T, dir, root string) {
-	t.Helper()
-	command := exec.CommandContext(t.Context(), "sh", bootScript)
-	command.Env = append(os.Environ(), "NODEIMG_STORE="+filepath.Join(dir, "store"), "NODEIMG_DATABASES="+filepath.Join(dir, "databases"), "NODEIMG_CONTAINERD_ROOT="+root)
-	if out, err := command.CombinedOutput(); err != nil {
-		t.Fatalf("booting: %v: %s", err, out)
-	}
-}
 
 func TestDatabasesAreDeterministic(t *testing.T) {
 	s := newSources(t)
@@ -266,60 +238,4 @@ func countFiles(t *testing.T, dir string) int {
 		t.Fatal(err)
 	}
 	return len(entries)
-}
-
-func TestInterruptedBootIsCompleted(t *testing.T) {
-	s := newSources(t)
-	locked := fetched(t, s)
-	dir := nodeStore(t, s, locked)
-	for name, leave := range map[string]func(t *testing.T, root string){
-		"nothing": func(*testing.T, string) {},
-		"some links": func(t *testing.T, root string) {
-			blobs := filepath.Join(root, "io.containerd.content.v1.content", "blobs", "sha256")
-			if err := os.MkdirAll(blobs, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			d := digest.Digest(locked[0].Manifest).Encoded()
-			if err := os.Symlink(filepath.Join(dir, "store", "blobs", "sha256", d), filepath.Join(blobs, d)); err != nil {
-				t.Fatal(err)
-			}
-		},
-		"half a database": func(t *testing.T, root string) {
-			boot(t, dir, root)
-			if err := os.Remove(filepath.Join(root, "io.containerd.metadata.v1.bolt", "meta.db")); err != nil {
-				t.Fatal(err)
-			}
-			writeFile(t, filepath.Join(root, "io.containerd.metadata.v1.bolt", "meta.db.new"), []byte("half"))
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			root := t.TempDir()
-			leave(t, root)
-			boot(t, dir, root)
-			for file, source := range map[string]string{
-				"io.containerd.metadata.v1.bolt/meta.db":             "databases/meta.db",
-				"io.containerd.snapshotter.v1.overlayfs/metadata.db": "databases/metadata.db",
-			} {
-				got, err := os.ReadFile(filepath.Join(root, file))
-				want, wantErr := os.ReadFile(filepath.Join(dir, source))
-				if err != nil || wantErr != nil || !bytes.Equal(got, want) {
-					t.Errorf("%s is not the store's: %v, %v", file, err, wantErr)
-				}
-			}
-			blobs := filepath.Join(root, "io.containerd.content.v1.content", "blobs", "sha256")
-			if got, want := countFiles(t, blobs), countFiles(t, filepath.Join(dir, "store", "blobs", "sha256")); got != want {
-				t.Errorf("%d of %d blobs are linked", got, want)
-			}
-			var left []string
-			_ = filepath.WalkDir(root, func(path string, _ os.DirEntry, _ error) error {
-				if strings.HasSuffix(path, ".new") {
-					left = append(left, path)
-				}
-				return nil
-			})
-			if left != nil {
-				t.Errorf("left over: %v", left)
-			}
-		})
-	}
 }

@@ -160,6 +160,11 @@ render_kubeadm() {
 	mv /etc/nodeimg/kubeadm.yaml.new /etc/nodeimg/kubeadm.yaml
 }
 
+forget_pod_network() {
+	# flannel's configuration holds as long as its subnet file, which was in /run: with it alone the node would count as Ready too early.
+	rm -f /etc/cni/net.d/10-flannel.conflist
+}
+
 follow_address() {
 	# A restarted container can come back with another address, which Kubernetes wrote into its files and certificates.
 	address=$(node_ipv4)
@@ -199,6 +204,7 @@ fi
 configure_containerd
 configure_kubelet
 render_kubeadm
+forget_pod_network
 follow_address
 rm -f "$runtime/nat" "$runtime/nat.new" "$runtime/resolv.conf"
 exec "$@"
