@@ -99,6 +99,22 @@ func Engine(ctx context.Context) (string, error) {
 	return compile(ctx, "engine", engineBuilds)
 }
 
+// containerdBuilds are containerd and ctr at the version that node images hold.
+var containerdBuilds = []build{{
+	module: "preload/testdata/containerd",
+	packages: []string{
+		"github.com/containerd/containerd/v2/cmd/containerd", "github.com/containerd/containerd/v2/cmd/ctr",
+	},
+	environment: []string{"CGO_ENABLED=0"},
+	flags:       []string{"-tags=no_btrfs no_zfs"},
+}}
+
+// Containerd compiles containerd and ctr, at the version that node images hold, unless they are in the cache, and returns the folder
+// that holds them.
+func Containerd(ctx context.Context) (string, error) {
+	return compile(ctx, "containerd", containerdBuilds)
+}
+
 // Command compiles a main package of the product's own module, given by its folder below the repository's root, and returns the
 // program's path.
 func Command(ctx context.Context, pkg string) (string, error) {

@@ -1,0 +1,87 @@
+package conformance
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodeimg/nodeimg/builder/child"
+	"github.com/nodeimg/nodeimg/test/internal/tools"
+)
+
+// separated marks the process that runs in its own mount namespace.
+const separated = "NODEIMG_CONFORMANCE_TEST_SEPARATED"
+
+// The places that TestMain makes.
+var (
+	// work is a folder in memory that vanishes with the mount namespace.
+	work string
+	// dump is the compiled program, containerd a folder with containerd and ctr.
+	dump, containerd string
+)
+
+func TestMain(m *testing.M) {
+	// The suite starts builders in this process.
+	child.Init()
+	status, err := runTests(m)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "test/conformance: %v\n", err)
+		status = 1
+	}
+	os.Exit(status)
+}
+
+func runTests(m *testing.M) (status int, err error) {
+	if os.Geteuid() != 0 {
+		return 1, fmt.Errorf("unpacking images needs root; run the tests as root")
+	}
+	if os.Getenv(separated) == "" {
+		return 1, separate()
+	}
+	// A socket's path may have only 108 bytes, so the folder's name is short.
+	if work, err = os.MkdirTemp("", "nodeimg-conf-"); err != nil {
+		return 1, err
+	}
+	defer os.Remove(work)
+	// overlayfs needs an upper folder that is not on overlayfs itself, wherever the tests run.
+	if err := unix.Mount("conformance", work, "tmpfs", 0, "mode=0755"); err != nil {
+		return 1, fmt.Errorf("mounting a file system in memory: %w", err)
+	}
+	defer unix.Unmount(work, unix.MNT_DETACH)
+	ctx := context.Background()
+	if containerd, err = tools.Containerd(ctx); err != nil {
+		return 1, err
+	}
+	root, err := tools.Root(ctx)
+	if err != nil {
+		return 1, err
+	}
+	dump = filepath.Join(work, "dump")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", dump, "./test/conformance/dump")
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("compiling the dump program: %w\n%s", err, out)
+	}
+	return m.Run(), nil
+}
+
+// separate runs this program again in a mount namespace of its own: what is mounted there is gone with the last process.
+func separate() error {
+	// Namespaces belong to threads, and exec keeps those of the thread that calls it.
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("making a mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("separating mounts: %w", err)
+	}
+	return syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), separated+"=1"))
+}
