@@ -48,6 +48,17 @@ func TestE2ESourceImage(t *testing.T) {
 	}
 }
 
+// stopwatch returns a function that logs how long the step took that has ended.
+func stopwatch(t *testing.T) (reached func(step string)) {
+	last := time.Now()
+	return func(step string) {
+		t.Helper()
+		now := time.Now()
+		t.Logf("%s after %.1f s", step, now.Sub(last).Seconds())
+		last = now
+	}
+}
+
 // suffix makes names that no other run uses at the same time.
 func suffix() string { return fmt.Sprintf("%d-%x", os.Getpid(), time.Now().UnixNano()&0xffffff) }
 
@@ -105,13 +116,18 @@ func logs(ctx context.Context, t *testing.T, n *node.Node) {
 func becomesReady(t *testing.T, n *node.Node, restart func() error) {
 	t.Helper()
 	ctx := t.Context()
+	reached := stopwatch(t)
 	if err := n.WaitBooted(ctx, wait); err != nil {
 		t.Fatal(err)
 	}
+	reached("booted")
 	checkImages(t, n)
 	must(t, n, "kubeadm", "init", "--config", "/etc/nodeimg/kubeadm.yaml")
+	reached("initialised")
 	must(t, n, kubectl("create", "-f", "/usr/share/nodeimg/manifests/cni.yaml")...)
 	ready(t, n)
+	reached("ready")
+	settled(t, n)
 	manifest, err := os.Open("testdata/app.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -125,17 +141,21 @@ func becomesReady(t *testing.T, n *node.Node, restart func() error) {
 		t.Fatal(err)
 	}
 	appAnswers(t, n)
+	reached("application answers")
 	noPull(t, n)
-
 	if err := restart(); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.WaitBooted(ctx, wait); err != nil {
 		t.Fatal(err)
 	}
+	reached("restarted")
 	ready(t, n)
+	reached("ready again")
 	appAnswers(t, n)
+	reached("application answers again")
 	noPull(t, n)
+	noFailedSandbox(t, n)
 	if err := n.WaitBooted(ctx, wait); err != nil {
 		t.Errorf("after everything: %v", err)
 	}
@@ -208,6 +228,25 @@ func ready(t *testing.T, n *node.Node) {
 	}
 	if _, err := n.WaitFor(t.Context(), wait, allTrue, kubectl("get", "pods", "-n", "kube-system", "-o", `jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}`)...); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// settled holds that a new node got Ready without anything failing on the way and being tried again: the pod network needs nothing that
+// comes later than itself, and pods start when it is there.
+func settled(t *testing.T, n *node.Node) {
+	t.Helper()
+	noFailedSandbox(t, n)
+	restarts := must(t, n, kubectl("get", "pods", "-n", "kube-system", "-l", "app=flannel", "-o", "jsonpath={.items[*].status.containerStatuses[*].restartCount}")...)
+	if restarts != "0" {
+		t.Errorf("flannel's restarts are %q, want one container that never did", restarts)
+	}
+}
+
+// noFailedSandbox holds that no pod was ever tried on a node whose network was not there yet.
+func noFailedSandbox(t *testing.T, n *node.Node) {
+	t.Helper()
+	if failed := must(t, n, kubectl("get", "events", "-A", "--field-selector", "reason=FailedCreatePodSandBox", "-o", "jsonpath={.items[*].message}")...); failed != "" {
+		t.Errorf("pods were tried before the network was there: %s", failed)
 	}
 }
 

@@ -3,7 +3,7 @@
 set -eu
 
 systemctl set-default multi-user.target
-systemctl enable containerd.service kubelet.service nodeimg-store.service
+systemctl enable containerd.service kubelet.service nodeimg-flannel.path nodeimg-store.service
 
 # Units that make no sense, or do harm, in a container: they write the host's kernel settings, wait for devices, or want a console.
 for unit in \
