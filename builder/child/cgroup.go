@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -67,4 +68,42 @@ func removeCgroup(dir string) error {
 		return err
 	}
 	return nil
+}
+
+// killCgroups kills every process in the cgroup name, and in those below it, of every mounted hierarchy.
+func killCgroups(name string) {
+	name = filepath.Clean("/" + name)
+	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		return m.FSType != "cgroup" && m.FSType != "cgroup2", false
+	})
+	if err != nil || name == "/" {
+		return
+	}
+	deadline := time.Now().Add(cgroupPatience)
+	for _, m := range mounts {
+		// Processes may have been forked while the others were killed.
+		for killCgroup(filepath.Join(m.Mountpoint, name)) > 0 && time.Now().Before(deadline) {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+}
+
+// killCgroup kills what is in a cgroup and returns how many processes were there.
+func killCgroup(dir string) int {
+	found := 0
+	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.Name() != "cgroup.procs" {
+			return nil
+		}
+		list, _ := os.ReadFile(path)
+		for _, field := range strings.Fields(string(list)) {
+			// Zero stands for a process of another namespace.
+			if pid, err := strconv.Atoi(field); err == nil && pid > 1 {
+				_ = unix.Kill(pid, unix.SIGKILL)
+				found++
+			}
+		}
+		return nil
+	})
+	return found
 }

@@ -47,7 +47,8 @@ type Options struct {
 	Cache *cache.Cache
 	// Buildkitd is the path of the daemon's binary; empty means the one beside this program, else the one in PATH.
 	Buildkitd string
-	// Runtime runs the steps: auto (or empty), runc, sysbox-runc, or the path of an OCI runtime.
+	// Runtime runs the steps: auto (or empty), runc, sysbox-runc, or the path of an OCI runtime. With sysbox-runc, which auto means where
+	// it works, that runs the steps marked by dockerfiles.InnerVariable, and runc runs all others.
 	Runtime string
 	// Entitlements that the daemon grants when a build asks for them, for instance security.insecure.
 	Entitlements []string
@@ -59,7 +60,7 @@ type Options struct {
 type Daemon struct {
 	options   Options
 	buildkitd string
-	runtime   string
+	runtimes  runtimes
 	dir       string
 
 	mu     sync.Mutex
@@ -82,6 +83,8 @@ type owner struct {
 	PID       int
 	SocketDir string
 	Cgroup    string
+	// Sysbox says that the daemon shares the namespaces of its starter, so that its processes and mounts do not end by themselves.
+	Sysbox bool
 }
 
 // New checks that a daemon could be started, and starts none.
@@ -97,7 +100,7 @@ func New(options Options) (*Daemon, error) {
 	if d.buildkitd, err = findBuildkitd(options.Buildkitd); err != nil {
 		return nil, err
 	}
-	if d.runtime, err = findRuntime(options.Runtime); err != nil {
+	if d.runtimes, err = findRuntimes(options.Runtime); err != nil {
 		return nil, err
 	}
 	if d.dir, err = options.Cache.Dir("buildkitd"); err != nil {
@@ -138,10 +141,10 @@ func (d *Daemon) start(ctx context.Context, lock *os.File) (_ *running, err erro
 	run := &running{lock: lock}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, run.stop())
+			err = errors.Join(err, run.stop(d.dir))
 		}
 	}()
-	if err := clean(readOwner(lock)); err != nil {
+	if err := clean(readOwner(lock), d.dir); err != nil {
 		return nil, fmt.Errorf("removing what a killed builder left: %w", err)
 	}
 	id := make([]byte, 6)
@@ -149,7 +152,7 @@ func (d *Daemon) start(ctx context.Context, lock *os.File) (_ *running, err erro
 		return nil, err
 	}
 	name := "nodeimg-" + hex.EncodeToString(id)
-	run.owner = owner{PID: os.Getpid(), SocketDir: filepath.Join(runDir, name), Cgroup: name}
+	run.owner = owner{PID: os.Getpid(), SocketDir: filepath.Join(runDir, name), Cgroup: name, Sysbox: d.runtimes.sysbox != ""}
 	if err := writeOwner(lock, run.owner); err != nil {
 		return nil, err
 	}
@@ -172,8 +175,7 @@ func (d *Daemon) start(ctx context.Context, lock *os.File) (_ *running, err erro
 	if err := os.Mkdir(temporary, 0o700); err != nil {
 		return nil, err
 	}
-	short := temporaryIn(run.owner.SocketDir)
-	if err := os.MkdirAll(short, 0o700); err != nil {
+	if err := os.Mkdir(run.owner.SocketDir, 0o700); err != nil {
 		return nil, err
 	}
 	socket := filepath.Join(run.owner.SocketDir, "buildkitd.sock")
@@ -181,7 +183,7 @@ func (d *Daemon) start(ctx context.Context, lock *os.File) (_ *running, err erro
 	if keep == "" {
 		keep = defaultKeep
 	}
-	config, err := configuration(root, socket, d.runtime, name, keep, d.options.Entitlements)
+	config, err := configuration(root, socket, d.binary(run.owner), name, keep, d.options.Entitlements)
 	if err != nil {
 		return nil, err
 	}
@@ -189,20 +191,20 @@ func (d *Daemon) start(ctx context.Context, lock *os.File) (_ *running, err erro
 	if err := os.WriteFile(configPath, config, 0o600); err != nil {
 		return nil, err
 	}
-	request, err := json.Marshal(initRequest{
+	short := temporaryIn(run.owner.SocketDir)
+	request := initRequest{
 		Command: []string{d.buildkitd, "--config", configPath},
 		// Nothing else of the environment: a proxy or a tracing endpoint of the caller is none of the steps' business.
 		Environment: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + short, "TMPDIR=" + short},
 		SocketDir:   run.owner.SocketDir,
 		Cgroup:      name,
+		State:       d.dir,
 		Temporary:   temporary,
 		// runc and crun keep their state below /run in a folder of their own name.
-		RuntimeState: filepath.Join(runDir, filepath.Base(d.runtime)),
-	})
-	if err != nil {
-		return nil, err
+		RuntimeState: filepath.Join(runDir, filepath.Base(d.runtimes.steps)),
+		Sysbox:       d.shim(),
 	}
-	if err := d.fork(run, string(request)); err != nil {
+	if err := d.fork(run, request); err != nil {
 		return nil, err
 	}
 	readyCtx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("no answer within %s", readyTimeout))
@@ -216,8 +218,12 @@ func (d *Daemon) start(ctx context.Context, lock *os.File) (_ *running, err erro
 	return run, nil
 }
 
-// fork starts the init in namespaces of its own.
-func (d *Daemon) fork(run *running, request string) error {
+// fork starts the init, in namespaces of its own unless Sysbox has to see what is in them.
+func (d *Daemon) fork(run *running, request initRequest) error {
+	argument, err := json.Marshal(request)
+	if err != nil {
+		return err
+	}
 	log, err := os.OpenFile(d.logPath(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
@@ -231,15 +237,17 @@ func (d *Daemon) fork(run *running, request string) error {
 	run.lifeline = writing
 
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = []string{initName, request}
+	cmd.Args = []string{initName, string(argument)}
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{lifelineFD - 3: reading, lockFD - 3: run.lock}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS,
 		// A session of its own: Ctrl-C in the terminal is for nodeimg, which then stops the daemon in order.
 		Setsid: true,
+	}
+	if request.Sysbox == nil {
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS
 	}
 	if err := cmd.Start(); err != nil {
 		if errors.Is(err, syscall.EPERM) {
@@ -305,8 +313,9 @@ func (r *running) ready(ctx context.Context, socket string) error {
 	return nil
 }
 
-// stop gives everything back, in the order in which it depends on each other. It works on a daemon that was only partly started.
-func (r *running) stop() error {
+// stop gives everything back, in the order in which it depends on each other. It works on a daemon that was only partly started. dir is
+// the daemon's state.
+func (r *running) stop(dir string) error {
 	var errs []error
 	if r.client != nil {
 		errs = append(errs, r.client.Close())
@@ -323,7 +332,7 @@ func (r *running) stop() error {
 	if r.lifeline != nil {
 		_ = r.lifeline.Close()
 	}
-	errs = append(errs, clean(r.owner))
+	errs = append(errs, clean(r.owner, dir))
 	if r.owner.PID != 0 {
 		errs = append(errs, r.lock.Truncate(0))
 	}
@@ -339,7 +348,7 @@ func (d *Daemon) Close() error {
 	if d.run == nil {
 		return nil
 	}
-	err := d.run.stop()
+	err := d.run.stop(d.dir)
 	d.run = nil
 	if err != nil {
 		return fmt.Errorf("stopping the builder: %w", err)

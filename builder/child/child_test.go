@@ -407,7 +407,7 @@ func TestNewErrors(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Setenv("PATH", dir)
-		if _, err := New(Options{Cache: c, Buildkitd: buildkitd, Runtime: RuntimeSysbox}); err == nil || !strings.Contains(err.Error(), "reaching Sysbox's daemons") {
+		if _, err := New(Options{Cache: c, Buildkitd: buildkitd, Runtime: RuntimeSysbox}); err == nil || !strings.Contains(err.Error(), "reaching sysbox-mgr") {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -20,9 +20,28 @@ const (
 	RuntimeSysbox = "sysbox-runc"
 )
 
-// sysboxSockets are where Sysbox's two daemons listen.
-// See https://github.com/nestybox/sysbox/blob/master/docs/user-guide/design.md.
-var sysboxSockets = []string{"/run/sysbox/sysmgr.sock", "/run/sysbox/sysfs.sock"}
+// sysboxDaemon is one of the two daemons that sysbox-runc works with.
+type sysboxDaemon struct {
+	name, socket, log string
+}
+
+// sysboxDaemons are where Sysbox's packages have them; the sockets cannot be moved.
+// See https://github.com/nestybox/sysbox/blob/master/docs/user-guide/design.md and troubleshoot.md beside it.
+var sysboxDaemons = []sysboxDaemon{
+	{"sysbox-mgr", "/run/sysbox/sysmgr.sock", "/var/log/sysbox-mgr.log"},
+	{"sysbox-fs", "/run/sysbox/sysfs.sock", "/var/log/sysbox-fs.log"},
+}
+
+// sysboxAnswer is how long a daemon may take to accept a connection.
+const sysboxAnswer = time.Second
+
+// runtimes are the paths of the OCI runtimes that run the steps.
+type runtimes struct {
+	// steps runs every step that sysbox does not run.
+	steps string
+	// sysbox runs the steps that start a container runtime of the node; empty when steps runs those too.
+	sysbox string
+}
 
 // findBuildkitd returns the path of the daemon's binary: the one given, or beside this program, or in PATH.
 func findBuildkitd(given string) (string, error) {
@@ -45,37 +64,67 @@ func findBuildkitd(given string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// findRuntime returns the path of the OCI runtime that runs the steps.
-func findRuntime(name string) (string, error) {
+// findRuntimes returns the OCI runtimes for the worker runtime of that name.
+func findRuntimes(name string) (runtimes, error) {
 	switch name {
-	case "", RuntimeAuto, RuntimeRunc:
-		// Sysbox is not chosen by itself: BuildKit's calls need a shim in front of it.
-		for _, candidate := range []string{"runc", "buildkit-runc"} {
-			if path, err := exec.LookPath(candidate); err == nil {
-				return filepath.Abs(path)
-			}
-		}
-		return "", errors.New("finding runc, which runs the build steps: it is not in PATH; install the package runc or give the path of an OCI runtime with --worker-runtime")
-	case RuntimeSysbox:
-		path, err := exec.LookPath(RuntimeSysbox)
+	case "", RuntimeAuto:
+		steps, err := findRunc()
 		if err != nil {
-			return "", errors.New("finding sysbox-runc: it is not in PATH; install Sysbox or choose --worker-runtime runc")
+			return runtimes{}, err
 		}
-		for _, socket := range sysboxSockets {
-			conn, err := net.DialTimeout("unix", socket, time.Second)
-			if err != nil {
-				return "", fmt.Errorf("reaching Sysbox's daemons, which sysbox-runc needs: %w; start the service sysbox or choose --worker-runtime runc", err)
-			}
-			_ = conn.Close()
+		// Without Sysbox, or while it does not work, everything runs under runc.
+		sysbox, err := findSysbox(RuntimeSysbox)
+		if err != nil {
+			return runtimes{steps: steps}, nil
 		}
-		return filepath.Abs(path)
+		return runtimes{steps, sysbox}, nil
+	case RuntimeRunc:
+		steps, err := findRunc()
+		return runtimes{steps: steps}, err
+	}
+	if filepath.Base(name) == RuntimeSysbox {
+		sysbox, err := findSysbox(name)
+		if err != nil {
+			return runtimes{}, err
+		}
+		steps, err := findRunc()
+		return runtimes{steps, sysbox}, err
 	}
 	if !strings.ContainsRune(name, filepath.Separator) {
-		return "", recipes.InputErrorf("choosing the worker runtime %q: expected %s, %s, %s or the path of an OCI runtime", name, RuntimeAuto, RuntimeRunc, RuntimeSysbox)
+		return runtimes{}, recipes.InputErrorf("choosing the worker runtime %q: expected %s, %s, %s or the path of an OCI runtime", name, RuntimeAuto, RuntimeRunc, RuntimeSysbox)
 	}
 	path, err := exec.LookPath(name)
 	if err != nil {
-		return "", recipes.InputErrorf("choosing the worker runtime: %v", err)
+		return runtimes{}, recipes.InputErrorf("choosing the worker runtime: %v", err)
+	}
+	steps, err := filepath.Abs(path)
+	return runtimes{steps: steps}, err
+}
+
+func findRunc() (string, error) {
+	for _, candidate := range []string{"runc", "buildkit-runc"} {
+		if path, err := exec.LookPath(candidate); err == nil {
+			return filepath.Abs(path)
+		}
+	}
+	return "", errors.New("finding runc, which runs the build steps: it is not in PATH; install the package runc or give the path of an OCI runtime with --worker-runtime")
+}
+
+// findSysbox returns the path of sysbox-runc if it is there and its daemons answer.
+func findSysbox(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		if name != RuntimeSysbox {
+			return "", recipes.InputErrorf("choosing the worker runtime: %v", err)
+		}
+		return "", errors.New("finding sysbox-runc: it is not in PATH; install Sysbox (https://github.com/nestybox/sysbox) or choose --worker-runtime runc")
+	}
+	for _, daemon := range sysboxDaemons {
+		conn, err := net.DialTimeout("unix", daemon.socket, sysboxAnswer)
+		if err != nil {
+			return "", fmt.Errorf("reaching %s, which sysbox-runc needs: %w; start it with \"systemctl start sysbox\" or choose --worker-runtime runc", daemon.name, err)
+		}
+		_ = conn.Close()
 	}
 	return filepath.Abs(path)
 }

@@ -7,10 +7,13 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodeimg/nodeimg/builder/child/shim"
 )
 
 // initName is the first argument of the process that Init recognises.
@@ -36,21 +39,26 @@ type initRequest struct {
 	Environment []string
 	// SocketDir and Cgroup are removed at the end.
 	SocketDir, Cgroup string
+	// State is the folder with the daemon's state.
+	State string
 	// Temporary is the folder that the daemon sees as tmp in SocketDir: BuildKit makes a socket in its TMPDIR, so the path has to be
 	// short, and puts files there, so it has to lie on a disk.
 	Temporary string
 	// RuntimeState is where the OCI runtime keeps the state of its containers. The daemon sees a file system in memory there, so that
 	// containers that were killed leave nothing.
 	RuntimeState string
+	// Sysbox, when set, is the runtime that the daemon calls; then the init and the daemon stay in the namespaces of the starter.
+	Sysbox *shim.Config
 }
 
 // initReady is set by Init in every process.
 var initReady bool
 
 // Init must be the first call in main, and in the TestMain of tests that start a Daemon. In a process that was started as a Daemon's
-// init it does that work and never returns; in every other it returns at once.
+// init, or called by a Daemon's buildkitd as an OCI runtime, it does that work and never returns; in every other it returns at once.
 func Init() {
 	initReady = true
+	shim.Main()
 	if len(os.Args) != 2 || os.Args[0] != initName {
 		return
 	}
@@ -69,9 +77,8 @@ func runInit(request string) (int, error) {
 	if err := json.Unmarshal([]byte(request), &r); err != nil {
 		return 0, fmt.Errorf("reading the request: %w", err)
 	}
-	if os.Getpid() != 1 {
-		return 0, errors.New("it must be the first process of a namespace")
-	}
+	// The kernel kills the daemon when the thread ends that has started it.
+	runtime.LockOSThread()
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	for _, fd := range []int{lifelineFD, lockFD} {
@@ -84,22 +91,12 @@ func runInit(request string) (int, error) {
 		close(lifeline)
 	}()
 
-	// Slave, not private: what the host unmounts is unmounted here too, and nothing mounted here reaches the host.
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return 0, fmt.Errorf("separating mounts: %w", err)
+	enter := isolate
+	if r.Sysbox != nil {
+		enter = join
 	}
-	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return 0, fmt.Errorf("mounting /proc: %w", err)
-	}
-	short := temporaryIn(r.SocketDir)
-	if err := unix.Mount(r.Temporary, short, "", unix.MS_BIND, ""); err != nil {
-		return 0, fmt.Errorf("mounting the folder for temporary files: %w", err)
-	}
-	if err := os.MkdirAll(r.RuntimeState, 0o711); err != nil {
+	if err := enter(r); err != nil {
 		return 0, err
-	}
-	if err := unix.Mount("nodeimg", r.RuntimeState, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0711"); err != nil {
-		return 0, fmt.Errorf("mounting the folder for the state of containers: %w", err)
 	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -109,6 +106,7 @@ func runInit(request string) (int, error) {
 		Env: r.Environment,
 		// The daemon holds the lock as well: should the init be killed, the next one waits until the daemon is gone.
 		Files: []uintptr{null.Fd(), 1, 2, lockFD},
+		Sys:   &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL},
 	})
 	if err != nil {
 		return 0, fmt.Errorf("starting %s: %w", r.Command[0], err)
@@ -136,12 +134,47 @@ func runInit(request string) (int, error) {
 			running = false
 		}
 	}
-	_ = unix.Kill(-1, unix.SIGKILL)
-	<-all
-	if err := unix.Unmount(short, unix.MNT_DETACH); err == nil {
+	if r.Sysbox != nil {
+		killAll(all)
+		killCgroups(r.Cgroup)
+		err = leave(r.SocketDir, r.State)
+	} else {
+		_ = unix.Kill(-1, unix.SIGKILL)
+		<-all
+		err = unix.Unmount(temporaryIn(r.SocketDir), unix.MNT_DETACH)
+	}
+	if err == nil {
 		_ = os.RemoveAll(r.SocketDir)
 	}
 	return status, removeCgroups(r.Cgroup)
+}
+
+// isolate makes the namespaces of the process the daemon's own: what runs in them and is mounted in them ends with this process.
+func isolate(r initRequest) error {
+	if os.Getpid() != 1 {
+		return errors.New("it must be the first process of a namespace")
+	}
+	// Slave, not private: what the host unmounts is unmounted here too, and nothing mounted here reaches the host.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("separating mounts: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mounting /proc: %w", err)
+	}
+	short := temporaryIn(r.SocketDir)
+	if err := os.Mkdir(short, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mount(r.Temporary, short, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mounting the folder for temporary files: %w", err)
+	}
+	if err := os.MkdirAll(r.RuntimeState, 0o711); err != nil {
+		return err
+	}
+	if err := unix.Mount("nodeimg", r.RuntimeState, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0711"); err != nil {
+		return fmt.Errorf("mounting the folder for the state of containers: %w", err)
+	}
+	return nil
 }
 
 // temporaryIn is the daemon's TMPDIR.

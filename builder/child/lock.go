@@ -81,13 +81,23 @@ func writeOwner(f *os.File, o owner) error {
 	return err
 }
 
-// clean removes what o names outside the cache. The names come from a file, so only those that start makes are believed.
-func clean(o owner) error {
+// clean removes what o, whose daemon kept its state in dir, left outside the cache. The names come from a file, so only those that start
+// makes are believed.
+func clean(o owner, dir string) error {
 	var errs []error
-	if dir, name := filepath.Split(o.SocketDir); dir == runDir+"/" && strings.HasPrefix(name, "nodeimg-") {
-		errs = append(errs, os.RemoveAll(o.SocketDir))
+	ours := func(name string) bool { return strings.HasPrefix(name, "nodeimg-") && !strings.ContainsRune(name, '/') }
+	socketDir := ""
+	if parent, name := filepath.Split(o.SocketDir); parent == runDir+"/" && ours(name) {
+		socketDir = o.SocketDir
 	}
-	if strings.HasPrefix(o.Cgroup, "nodeimg-") && !strings.ContainsRune(o.Cgroup, '/') {
+	if o.Sysbox && ours(o.Cgroup) {
+		killCgroups(o.Cgroup)
+		errs = append(errs, leave(socketDir, dir))
+	}
+	if socketDir != "" && errors.Join(errs...) == nil {
+		errs = append(errs, os.RemoveAll(socketDir))
+	}
+	if ours(o.Cgroup) {
 		errs = append(errs, removeCgroups(o.Cgroup))
 	}
 	return errors.Join(errs...)

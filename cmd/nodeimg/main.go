@@ -13,7 +13,7 @@ import (
 )
 
 func main() {
-	// nodeimg is also the init of its own buildkitd; then this does not return.
+	// nodeimg is also the init of its own buildkitd, and the OCI runtime that this calls; then this does not return.
 	child.Init()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal ends the work in an orderly way. From then on signals are no longer caught, so a second one kills.
