@@ -66,6 +66,8 @@ type Result struct {
 	References []string
 	// Metadata describes the image as in --metadata-file.
 	Metadata publish.Metadata
+	// Warnings are about what the image can no longer do.
+	Warnings []string
 }
 
 // Build builds the recipe for its first platform and publishes the image. The error is a *recipes.InputError when the recipe or an

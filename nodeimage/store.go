@@ -96,7 +96,11 @@ func storeFiles(ctx context.Context, c *cache.Cache, images []recipes.LockedImag
 
 // appendTo puts the store on top of image, some of whose layers hold preloaded images already.
 func (s *store) appendTo(image v1.Image, present []preload.ContentsLayer) (v1.Image, error) {
-	contents := &preload.Contents{Images: s.images, Layers: slices.Clone(present)}
+	contents := &preload.Contents{Images: slices.Clone(s.images), Layers: slices.Clone(present)}
+	for i := range contents.Images {
+		// Where an image came from is no property of what the node holds, and may be a path on somebody's machine.
+		contents.Images[i].Source = recipes.ImageSource{}
+	}
 	var addenda []mutate.Addendum
 	for _, layer := range s.layers {
 		contents.Layers = append(contents.Layers, layer.Contents)

@@ -46,16 +46,25 @@ func Recompress(ctx context.Context, c *cache.Cache, layoutDir string, base v1.I
 	if err != nil {
 		return nil, fmt.Errorf("reading the built image in %s: %w", layoutDir, err)
 	}
+	image, err := RecompressImage(ctx, c, source, base, packed)
+	if err != nil {
+		return nil, fmt.Errorf("%w (in %s)", err, layoutDir)
+	}
+	return image, nil
+}
+
+// RecompressImage is Recompress for an image that is open already, of which layers that stay are read.
+func RecompressImage(ctx context.Context, c *cache.Cache, source, base v1.Image, packed func(layerIndex int, history v1.History) bool) (v1.Image, error) {
 	manifest, err := source.Manifest()
 	if err != nil {
-		return nil, fmt.Errorf("reading the built image in %s: %w", layoutDir, err)
+		return nil, fmt.Errorf("reading the built image: %w", err)
 	}
 	config, err := source.ConfigFile()
 	if err != nil {
-		return nil, fmt.Errorf("reading the built image in %s: %w", layoutDir, err)
+		return nil, fmt.Errorf("reading the built image: %w", err)
 	}
 	if len(config.RootFS.DiffIDs) != len(manifest.Layers) {
-		return nil, fmt.Errorf("reading the built image in %s: it has %d layers and %d diff IDs", layoutDir, len(manifest.Layers), len(config.RootFS.DiffIDs))
+		return nil, fmt.Errorf("reading the built image: it has %d layers and %d diff IDs", len(manifest.Layers), len(config.RootFS.DiffIDs))
 	}
 	history := layerHistory(config)
 	known, err := gzipLayers(base)

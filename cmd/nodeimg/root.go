@@ -44,6 +44,7 @@ func newRootCommand() *cobra.Command {
 		newInitCommand(),
 		newInspectCommand(),
 		newLockCommand(),
+		newPreloadCommand(),
 		newSchemaCommand(),
 		newValidateCommand(),
 		newVersionCommand(),

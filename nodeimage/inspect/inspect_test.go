@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -141,6 +142,35 @@ func TestWriteText(t *testing.T) {
 	for _, want := range []string{
 		"Kubernetes:    v1.34.10\n", "CRI:           containerd 2.4.2\n", "PRELOADED IMAGE (2)", "docker.io/library/nginx:1.29  72.0 MB   sha256:111111111111\n", fmt.Sprintf("LAYER (%d)", len(instructions)),
 	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("%q is missing in\n%s", want, &b)
+		}
+	}
+}
+
+func TestChangedSinceTheBuild(t *testing.T) {
+	img := nodeImage(t, "amd64")
+	config, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, after := "sha256:"+strings.Repeat("3", 64), "sha256:"+strings.Repeat("1", 64)
+	config.Config.Labels[recipes.LabelChanged] = fmt.Sprintf(`[{"reference":"docker.io/library/nginx:1.29","before":%q,"after":%q},{"reference":"docker.io/library/old:1","before":%q}]`, before, after, before)
+	if img, err = mutate.ConfigFile(img, config); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Image(img, "out/k8s-node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []recipes.Changed{{Reference: "docker.io/library/nginx:1.29", Before: before, After: after}, {Reference: "docker.io/library/old:1", Before: before}}; !slices.Equal(r.Changed, want) {
+		t.Errorf("changed: %+v", r.Changed)
+	}
+	var b bytes.Buffer
+	if err := r.WriteText(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"CHANGED SINCE THE BUILD (2)", "docker.io/library/nginx:1.29  sha256:333333333333  sha256:111111111111\n", "docker.io/library/old:1       sha256:333333333333  removed\n"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("%q is missing in\n%s", want, &b)
 		}

@@ -81,6 +81,16 @@ func Open(ctx context.Context, target string, o Options) (v1.Image, io.Closer, e
 	}
 }
 
+// InRegistry says whether Open looks for the target in a registry.
+func InRegistry(target string) bool {
+	if strings.HasPrefix(target, DockerPrefix) {
+		return false
+	}
+	path, _, _ := strings.Cut(target, "@sha256:")
+	_, err := os.Stat(path)
+	return err != nil && !looksLikePath(path)
+}
+
 // nothing has nothing to close.
 type nothing struct{}
 

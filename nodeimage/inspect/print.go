@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -39,6 +40,12 @@ func (r *Report) WriteText(w io.Writer) error {
 	fmt.Fprintf(t, "\nPRELOADED IMAGE (%d)\tSIZE\tDIGEST\n", len(r.Preloaded))
 	for _, image := range r.Preloaded {
 		fmt.Fprintf(t, "%s\t%s\t%s\n", image.Reference, size(image.Size), short(image.Digest))
+	}
+	if len(r.Changed) > 0 {
+		fmt.Fprintf(t, "\nCHANGED SINCE THE BUILD (%d)\tBEFORE\tNOW\n", len(r.Changed))
+		for _, image := range r.Changed {
+			fmt.Fprintf(t, "%s\t%s\t%s\n", image.Reference, cmp.Or(short(image.Before), "not there"), cmp.Or(short(image.After), "removed"))
+		}
 	}
 	fmt.Fprintf(t, "\nLAYER (%d)\tSIZE\tHOLDS\n", len(r.Layers))
 	for _, layer := range r.Layers {

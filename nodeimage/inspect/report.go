@@ -35,9 +35,11 @@ type Report struct {
 	CNI string `json:"cni"`
 	// Preloaded are the images that lie ready in the node.
 	Preloaded []recipes.Preloaded `json:"preloaded"`
+	// Changed says how Preloaded differs from what the recipe's build put in.
+	Changed []recipes.Changed `json:"changed,omitempty"`
 	// Layers of the image, the lowest first.
 	Layers []Layer `json:"layers"`
-	// Labels are all labels of the image but the list of preloaded images.
+	// Labels are all labels of the image but those about preloaded images.
 	Labels map[string]string `json:"labels"`
 }
 
@@ -99,8 +101,13 @@ func Image(img v1.Image, reference string) (*Report, error) {
 			return nil, recipes.InputErrorf("%s is damaged: its label %s: %v", reference, recipes.LabelPreloaded, err)
 		}
 	}
+	if text := labels[recipes.LabelChanged]; text != "" {
+		if err := json.Unmarshal([]byte(text), &r.Changed); err != nil {
+			return nil, recipes.InputErrorf("%s is damaged: its label %s: %v", reference, recipes.LabelChanged, err)
+		}
+	}
 	for key, value := range labels {
-		if key != recipes.LabelPreloaded {
+		if key != recipes.LabelPreloaded && key != recipes.LabelChanged {
 			r.Labels[key] = value
 		}
 	}
