@@ -3,18 +3,13 @@ package preload
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"slices"
-	"strings"
+	"path/filepath"
 
-	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -29,16 +24,14 @@ type local struct {
 	name  string
 	files fs.FS
 	close func() error
-	found []named
-	// made are manifests that a docker-archive lacks, and at says where its other blobs lie.
-	made map[digest.Digest][]byte
-	at   map[digest.Digest]string
-}
-
-// named is one image name and what it names: one manifest or index, or a manifest for each of several platforms.
-type named struct {
-	reference string
-	manifests []ocispec.Descriptor
+	// discard takes back what opening has put into the cache; nil means nothing.
+	discard  func()
+	found    []named
+	nameless []nameless
+	// made are manifests that a docker-archive lacks, and at says where its other blobs lie; both are filled as images are described.
+	made      map[digest.Digest][]byte
+	at        map[digest.Digest]string
+	described bool
 }
 
 // Close releases the archive's file.
@@ -49,158 +42,111 @@ func (l *local) Close() error {
 	return l.close()
 }
 
-// openLayout opens an OCI image layout directory.
-func openLayout(dir string) (*local, error) {
+// refused takes back what was opened for an image that cannot be used.
+func (l *local) refused() {
+	if l.discard != nil {
+		l.discard()
+	}
+}
+
+// openLayout opens the images of an OCI image layout directory.
+func openLayout(dir, want string) (*local, error) {
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
 		return nil, recipes.InputErrorf("there is no OCI layout directory %s", dir)
 	}
-	return openFiles(dir, os.DirFS(dir), nil)
+	return openFiles(dir, folder(dir), nil, want)
 }
 
-// openFiles finds the images in an OCI layout, or in what "docker save" wrote, which may be both at once.
-func openFiles(name string, files fs.FS, close func() error) (*local, error) {
+// folder is a directory of regular files: opening a pipe in it would wait for ever, and a device has no end.
+type folder string
+
+// Open implements fs.FS.
+func (dir folder) Open(name string) (fs.File, error) {
+	if !fs.ValidPath(name) {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
+	}
+	path := filepath.Join(string(dir), filepath.FromSlash(name))
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("not a regular file")}
+	}
+	return os.Open(path)
+}
+
+// openFiles finds the images in an OCI layout, or in what "docker save" wrote, which may be both at once: the one that want names, or all
+// that have names when want is empty.
+func openFiles(name string, files fs.FS, close func() error, want string) (*local, error) {
 	l := &local{name: name, files: files, close: close}
 	err := l.scan()
+	if err == nil {
+		err = l.choose(want)
+	}
 	if err != nil {
-		if close != nil {
-			_ = close()
-		}
+		_ = l.Close()
 		return nil, err
 	}
 	return l, nil
 }
 
-func (l *local) scan() error {
-	saved, err := l.readSaved()
-	if err != nil {
-		return err
-	}
-	b, err := l.readFile(ocispec.ImageIndexFile)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && saved == nil:
-		return recipes.InputErrorf("%s is neither an OCI layout nor a docker-archive: it holds no index.json and no manifest.json", l.name)
-	case errors.Is(err, fs.ErrNotExist):
-		return l.scanSaved(saved)
-	case err != nil:
-		return err
-	}
-	var index ocispec.Index
-	if err := json.Unmarshal(b, &index); err != nil {
-		return recipes.InputErrorf("%s: index.json: %v", l.name, err)
-	}
-	for _, d := range index.Manifests {
-		if err := checkDescriptor(d); err != nil {
-			return recipes.InputErrorf("%s: index.json: %v", l.name, err)
-		}
-		names := annotatedNames(d)
-		if len(names) == 0 {
-			names = l.savedNames(saved, d)
-		}
-		for _, n := range names {
-			if err := l.add(n, d); err != nil {
-				return err
-			}
-		}
-	}
-	return l.checkFound()
-}
-
-// annotatedNames returns the image name that a descriptor of index.json carries: containerd's full one, else the one that the image
-// specification has, unless that is a mere tag, which names no image.
-func annotatedNames(d ocispec.Descriptor) []string {
-	if n := d.Annotations[images.AnnotationImageName]; n != "" {
-		return []string{n}
-	}
-	if n := d.Annotations[ocispec.AnnotationRefName]; strings.ContainsAny(n, ":/") {
-		return []string{n}
-	}
-	return nil
-}
-
-func (l *local) add(raw string, d ocispec.Descriptor) error {
-	ref, _, err := normalize(raw)
-	if err != nil {
-		return fmt.Errorf("%s: %w", l.name, err)
-	}
-	full := reference.TagNameOnly(ref).String()
-	for i := range l.found {
-		if l.found[i].reference == full {
-			if !slices.ContainsFunc(l.found[i].manifests, func(o ocispec.Descriptor) bool { return o.Digest == d.Digest }) {
-				l.found[i].manifests = append(l.found[i].manifests, d)
-			}
-			return nil
-		}
-	}
-	l.found = append(l.found, named{full, []ocispec.Descriptor{d}})
-	return nil
-}
-
-func (l *local) checkFound() error {
-	if len(l.found) == 0 {
-		return recipes.InputErrorf("%s holds no image with a name; save it with one, for instance \"docker save NAME:TAG\" or \"skopeo copy … oci:DIR:NAME:TAG\"", l.name)
-	}
-	return nil
-}
-
-// resolve locks every image for the platform, and puts manifests and configs into the cache.
-func (l *local) resolve(c *cache.Cache, platform string) ([]recipes.LockedImage, error) {
-	var locked []recipes.LockedImage
-	for _, n := range l.found {
-		target := n.manifests[0]
-		if len(n.manifests) > 1 {
-			wanted, err := platforms.Parse(platform)
-			if err != nil {
-				return nil, recipes.InputErrorf("platform %q: %v", platform, err)
-			}
-			if target, err = chooseFrom(n.manifests, wanted); err != nil {
-				return nil, fmt.Errorf("%s: %s: %w", l.name, n.reference, err)
-			}
-		}
-		b, err := l.readBlob(target)
-		if err != nil {
-			return nil, err
-		}
-		target = ocispec.Descriptor{MediaType: mediaType(target.MediaType, b), Digest: target.Digest, Size: int64(len(b))}
-		image, err := lock(c, n.reference, target, b, platform, l.readBlob)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", l.name, err)
-		}
-		locked = append(locked, image)
-	}
-	return locked, nil
-}
-
-// open opens a blob, unverified.
-func (l *local) open(d digest.Digest) (io.ReadCloser, error) {
-	if b, ok := l.made[d]; ok {
-		return io.NopCloser(bytes.NewReader(b)), nil
-	}
+// open opens a blob, unverified, and says its size.
+func (l *local) open(d digest.Digest) (io.ReadCloser, int64, error) {
+	b, made := l.made[d]
 	path, ok := l.at[d]
+	if l.made != nil && !made && !ok && !l.described {
+		// The archive is opened again for the blobs of an image that was described when it was opened before.
+		l.described = true
+		for _, n := range l.found {
+			for _, describe := range n.manifests {
+				if _, err := describe(); err != nil {
+					return nil, 0, fmt.Errorf("%s: %s: %w", l.name, n.reference, err)
+				}
+			}
+		}
+		return l.open(d)
+	}
+	if made {
+		return io.NopCloser(bytes.NewReader(b)), int64(len(b)), nil
+	}
 	if !ok {
 		path = ocispec.ImageBlobsDir + "/" + d.Algorithm().String() + "/" + d.Encoded()
 	}
 	f, err := l.files.Open(path)
 	if err != nil {
-		return nil, recipes.InputErrorf("%s lacks the blob %s: %v", l.name, d, err)
+		return nil, 0, recipes.InputErrorf("%s lacks the blob %s: %v", l.name, d, err)
 	}
-	return f, nil
+	info, err := f.Stat()
+	if err != nil {
+		_ = f.Close()
+		return nil, 0, fmt.Errorf("opening blob %s of %s: %w", d, l.name, err)
+	}
+	return f, info.Size(), nil
 }
 
 // readBlob reads and verifies a manifest or config.
 func (l *local) readBlob(d ocispec.Descriptor) ([]byte, error) {
-	f, err := l.open(d.Digest)
+	f, size, err := l.open(d.Digest)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := readLimited(f, l.name+": "+d.Digest.String())
+	if size != d.Size {
+		return nil, wrongSize(d, size)
+	}
+	b, err := readLimited(f, d.Digest.String())
 	if err != nil {
 		return nil, err
 	}
 	if got := digest.FromBytes(b); got != d.Digest {
-		return nil, recipes.InputErrorf("%s is damaged: %v", l.name, &cache.DigestError{Want: d.Digest, Got: got, Size: int64(len(b))})
+		return nil, recipes.InputErrorf("it is damaged: %v", &cache.DigestError{Want: d.Digest, Got: got, Size: int64(len(b))})
 	}
 	return b, nil
+}
+
+func wrongSize(d ocispec.Descriptor, size int64) error {
+	return recipes.InputErrorf("the blob %s (%s) has %d bytes, not the %d that its descriptor says", d.Digest, d.MediaType, size, d.Size)
 }
 
 func (l *local) readFile(name string) ([]byte, error) {
@@ -209,25 +155,44 @@ func (l *local) readFile(name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return readLimited(f, l.name+": "+name)
+	b, err := readLimited(f, name)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", l.name, err)
+	}
+	return b, nil
 }
 
 // store copies a blob into the cache, verified.
 func (l *local) store(ctx context.Context, c *cache.Cache, d ocispec.Descriptor, step *progress.Step) error {
 	if c.Has(d.Digest) {
-		return nil
+		return checkSize(c, d)
 	}
-	f, err := l.open(d.Digest)
+	f, size, err := l.open(d.Digest)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if size != d.Size {
+		return fmt.Errorf("%s: %w", l.name, wrongSize(d, size))
+	}
 	_, _, err = c.Put(step.Reader(&contextReader{ctx, f}), d.Digest)
 	var wrong *cache.DigestError
 	if errors.As(err, &wrong) {
 		return recipes.InputErrorf("%s is damaged: %v", l.name, wrong)
 	}
 	return err
+}
+
+// checkSize compares a blob in the cache, whose digest is right, with the size that a manifest gives it.
+func checkSize(c *cache.Cache, d ocispec.Descriptor) error {
+	size, err := c.Size(d.Digest)
+	if err != nil {
+		return err
+	}
+	if size != d.Size {
+		return wrongSize(d, size)
+	}
+	return nil
 }
 
 // contextReader ends reading when the context ends.

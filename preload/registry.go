@@ -90,9 +90,6 @@ func (s *Sources) resolveRegistry(ctx context.Context, raw, platform string) (re
 			_, b, err := s.get(ctx, named, d.Digest.String())
 			return b, err
 		}
-		if d.Size > maxManifest {
-			return nil, fmt.Errorf("the config %s is larger than %d bytes", d.Digest, maxManifest)
-		}
 		if err := s.repositoryBlob(ctx, named, d); err != nil {
 			return nil, err
 		}

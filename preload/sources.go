@@ -54,20 +54,40 @@ type Sources struct {
 	repositories map[string]*repository
 }
 
-// Resolve finds the image, or in an archive or layout all images, that src names, and returns them for platform (os/arch) with the given
-// role, sorted as found. Manifests and configs are in the cache afterwards; layers are left to Fetch. The error is a *recipes.InputError
-// when the recipe names something that does not exist or does not fit.
+// Resolve finds the image, or in archives and layouts all images, that src names, and returns them for platform (os/arch) with the given
+// role, sorted as found; archives that a pattern matches come in the order of their paths. Manifests and configs are in the cache
+// afterwards; layers are left to Fetch. The error is a *recipes.InputError when the recipe names something that does not exist or does
+// not fit.
 func (s *Sources) Resolve(ctx context.Context, src recipes.ImageSource, platform string, role recipes.ImageRole) ([]recipes.LockedImage, error) {
 	step := progress.Start(ctx, "[resolve] image %s", describe(src))
-	images, err := s.resolve(ctx, src, platform, step)
+	images, err := s.resolveAll(ctx, src, platform, step)
 	if err != nil {
 		return nil, step.Done(fmt.Errorf("resolving image %s: %w", describe(src), err))
 	}
 	for i := range images {
-		images[i].Role, images[i].Source = role, src
+		images[i].Role = role
 		step.Log("%s@%s", images[i].Reference, images[i].Digest)
 	}
 	return images, step.Done(nil)
+}
+
+func (s *Sources) resolveAll(ctx context.Context, src recipes.ImageSource, platform string, step *progress.Step) ([]recipes.LockedImage, error) {
+	list, err := src.Expand(s.Dir)
+	if err != nil {
+		return nil, recipes.InputErrorf("%v", err)
+	}
+	var all []recipes.LockedImage
+	for _, one := range list {
+		images, err := s.resolve(ctx, one, platform, step)
+		if err != nil {
+			return nil, err
+		}
+		for i := range images {
+			images[i].Source = one
+		}
+		all = append(all, images...)
+	}
+	return all, nil
 }
 
 func (s *Sources) resolve(ctx context.Context, src recipes.ImageSource, platform string, step *progress.Step) ([]recipes.LockedImage, error) {
@@ -82,6 +102,7 @@ func (s *Sources) resolve(ctx context.Context, src recipes.ImageSource, platform
 	defer local.Close()
 	images, err := local.resolve(s.Cache, platform)
 	if err != nil {
+		local.refused()
 		return nil, err
 	}
 	if src.Docker == "" {
@@ -115,6 +136,8 @@ func (s *Sources) Fetch(ctx context.Context, image recipes.LockedImage) error {
 		if !s.Cache.Has(d.Digest) {
 			missing = append(missing, d)
 			total += d.Size
+		} else if err := checkSize(s.Cache, d); err != nil {
+			return fmt.Errorf("fetching image %s: %w", image.Reference, err)
 		}
 	}
 	if len(missing) == 0 {
@@ -197,9 +220,9 @@ func (s *Sources) openLocal(ctx context.Context, src recipes.ImageSource) (*loca
 	}
 	switch {
 	case src.Archive != "":
-		return openArchive(ctx, s.Cache, path(src.Archive))
+		return openArchive(ctx, s.Cache, path(src.Archive), src.Name)
 	case src.Layout != "":
-		return openLayout(path(src.Layout))
+		return openLayout(path(src.Layout), src.Name)
 	case src.Docker != "":
 		if s.Engine == nil {
 			return nil, errors.New("there is no Docker Engine; start it or set DOCKER_HOST")
@@ -213,6 +236,8 @@ func (s *Sources) openLocal(ctx context.Context, src recipes.ImageSource) (*loca
 // describe names a source as the recipe does.
 func describe(src recipes.ImageSource) string {
 	switch {
+	case src.Name != "":
+		return src.Name + " of " + describe(recipes.ImageSource{Archive: src.Archive, Layout: src.Layout})
 	case src.Archive != "":
 		return "archive " + src.Archive
 	case src.Layout != "":
