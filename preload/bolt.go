@@ -65,8 +65,17 @@ func compact(db *bolt.DB, path string) ([]byte, error) {
 	if err := bolt.Compact(target, db, 1); err != nil {
 		return nil, err
 	}
+	var used int64
+	if err := target.View(func(tx *bolt.Tx) error {
+		used = tx.Size()
+		return nil
+	}); err != nil {
+		return nil, err
+	}
 	if err := target.Close(); err != nil {
 		return nil, err
 	}
-	return os.ReadFile(path)
+	// Bolt doubles its files in advance and does so again when it needs more.
+	b, err := os.ReadFile(path)
+	return b[:min(used, int64(len(b)))], err
 }

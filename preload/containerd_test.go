@@ -125,11 +125,16 @@ func (n *node) stop(t *testing.T) {
 // cri returns a line per image that the CRI plugin knows: id, pinned, tags, digests.
 func (n *node) cri(t *testing.T) []string {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), filepath.Join(mustPrograms(t), "criimages"), n.socket).Output()
-	if err != nil {
-		t.Fatalf("asking the CRI plugin: %v\n%s", err, n.text(t))
+	// The plugin answers a little later than the rest of containerd.
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		out, err := exec.CommandContext(t.Context(), filepath.Join(mustPrograms(t), "criimages"), n.socket).Output()
+		if err == nil {
+			return slices.Collect(strings.Lines(string(out)))
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("asking the CRI plugin: %v\n%s", err, n.text(t))
+		}
 	}
-	return slices.Collect(strings.Lines(string(out)))
 }
 
 // ctr runs ctr in the namespace of Kubernetes and returns what it prints.
