@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -48,9 +49,26 @@ type layer struct {
 // of makes a plain layer.
 func of(entries ...entry) layer { return layer{entries: entries} }
 
-// seed changes with this program, which holds nodeimg's code: no result of other code is taken from nodeimg's caches, and running
-// the same code again is quick.
-var seed = sync.OnceValues(func() (string, error) {
+// seeds are put into the bottom layers of all images, and so into every chain id.
+type seeds string
+
+const (
+	// fixed makes the same images in every run: what a pull in a build step yields may come from BuildKit's cache.
+	fixed seeds = "fixed"
+	// fresh makes other images whenever this program changes, which holds nodeimg's code: no result of other code comes from nodeimg's
+	// cache, and running the same code again is quick.
+	fresh seeds = "fresh"
+)
+
+// content of the file "seed".
+func (s seeds) content() (string, error) {
+	if s == fresh {
+		return ownDigest()
+	}
+	return strings.Repeat("f", 64), nil
+}
+
+var ownDigest = sync.OnceValues(func() (string, error) {
 	self, err := os.Open("/proc/self/exe")
 	if err != nil {
 		return "", err
@@ -64,12 +82,12 @@ var seed = sync.OnceValues(func() (string, error) {
 })
 
 // image makes the row's image or index.
-func (r row) image() (remote.Taggable, error) {
+func (r row) image(s seeds) (remote.Taggable, error) {
 	own, foreign := runtime.GOARCH, "arm64"
 	if own == foreign {
 		foreign = "amd64"
 	}
-	image, err := r.single(own)
+	image, err := r.single(own, s)
 	if err != nil {
 		return nil, fmt.Errorf("making %s: %w", r.name, err)
 	}
@@ -77,12 +95,12 @@ func (r row) image() (remote.Taggable, error) {
 		return image, nil
 	}
 	other := row{name: r.name, layers: []layer{of(file("foreign", "another platform"))}}
-	others, err := other.single(foreign)
+	others, err := other.single(foreign, s)
 	if err != nil {
 		return nil, fmt.Errorf("making %s: %w", r.name, err)
 	}
 	attested := row{name: r.name, layers: []layer{of(file("attestation", "no image at all"))}}
-	attestation, err := attested.single("unknown")
+	attestation, err := attested.single("unknown", s)
 	if err != nil {
 		return nil, fmt.Errorf("making %s: %w", r.name, err)
 	}
@@ -100,8 +118,8 @@ func (r row) image() (remote.Taggable, error) {
 		}}), nil
 }
 
-func (r row) single(architecture string) (v1.Image, error) {
-	s, err := seed()
+func (r row) single(architecture string, s seeds) (v1.Image, error) {
+	content, err := s.content()
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +138,7 @@ func (r row) single(architecture string) (v1.Image, error) {
 	}
 	for i, l := range r.layers {
 		if i == 0 {
-			l.entries = append([]entry{file("seed", s)}, l.entries...)
+			l.entries = append([]entry{file("seed", content)}, l.entries...)
 		}
 		if l.tar == nil {
 			if l.tar, err = archive(l.entries); err != nil {

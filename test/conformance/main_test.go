@@ -70,8 +70,15 @@ func runTests(m *testing.M) (status int, err error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("compiling the dump program: %w\n%s", err, out)
 	}
-	return m.Run(), nil
+	status = m.Run()
+	if stopDaemon != nil {
+		err = stopDaemon()
+	}
+	return status, err
 }
+
+// stopDaemon ends the reference's containerd, if a test has started it.
+var stopDaemon func() error
 
 // separate runs this program again in a mount namespace of its own: what is mounted there is gone with the last process.
 func separate() error {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nodeimg/nodeimg/test/conformance/tree"
@@ -28,8 +30,9 @@ type expected struct {
 // references are what the real containerd makes of every row.
 type references struct {
 	// host is the registry that has the rows.
-	host string
-	rows map[string]expected
+	host   string
+	daemon *daemon
+	rows   map[string]expected
 	// options hold when it was unpacked.
 	options tree.Options
 }
@@ -45,14 +48,32 @@ var known = sync.OnceValues(func() (*references, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &references{host: host, rows: map[string]expected{}}
+	stopDaemon = d.stop
+	r := &references{host: host, daemon: d, rows: map[string]expected{}}
 	r.options.UnpackedFrom = time.Now()
 	if err := d.unpack(ctx, host, r.rows); err != nil {
 		return nil, fmt.Errorf("%w\n%s", err, d.said())
 	}
 	r.options.UnpackedUntil = time.Now()
-	return r, d.stop()
+	return r, nil
 })
+
+// want is what the row's image with another seed looks like.
+func (r *references) want(name string, s seeds) (expected, error) {
+	content, err := s.content()
+	if err != nil {
+		return expected{}, err
+	}
+	e := r.rows[name]
+	if e.tree != nil {
+		e.tree = maps.Clone(e.tree)
+		if file, ok := e.tree["/seed"]; ok {
+			file.Digest = digest.FromString(content).Encoded()
+			e.tree["/seed"] = file
+		}
+	}
+	return e, nil
+}
 
 func mustKnow(t *testing.T) *references {
 	t.Helper()
@@ -110,8 +131,11 @@ func (d *daemon) ctr(ctx context.Context, args ...string) (string, error) {
 	return run(ctx, filepath.Join(containerd, "ctr"), append([]string{"--address", d.socket}, args...)...)
 }
 
-// stop ends containerd; what it mounted stays until the tests' mount namespace ends.
+// stop ends containerd, once; what it mounted stays until the tests' mount namespace ends.
 func (d *daemon) stop() error {
+	if d.command.ProcessState != nil {
+		return nil
+	}
 	if err := d.command.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
@@ -132,7 +156,7 @@ func (d *daemon) unpack(ctx context.Context, host string, into map[string]expect
 	group.SetLimit(4)
 	for _, r := range table {
 		group.Go(func() error {
-			e, err := d.expect(ctx, host+"/"+r.name+":1", filepath.Join(work, "seen-"+r.name))
+			e, err := d.expect(ctx, host+"/"+r.path(fresh), filepath.Join(work, "seen-"+r.name))
 			if err != nil {
 				return fmt.Errorf("%s: %w", r.name, err)
 			}
@@ -169,14 +193,28 @@ func (d *daemon) see(ctx context.Context, snapshotter, reference, mountpoint str
 		return nil, err
 	}
 	mountpoint += "-" + snapshotter
+	unmount, err := d.mount(ctx, snapshotter, reference, mountpoint)
+	if err != nil {
+		return nil, err
+	}
+	defer unmount()
+	return dumpOf(ctx, mountpoint)
+}
+
+// mount mounts a pulled image as for a container.
+func (d *daemon) mount(ctx context.Context, snapshotter, reference, mountpoint string) (unmount func(), err error) {
 	if err := os.MkdirAll(mountpoint, 0o755); err != nil {
 		return nil, err
 	}
 	if _, err := d.ctr(ctx, "images", "mount", "--rw", "--snapshotter", snapshotter, reference, mountpoint); err != nil {
 		return nil, err
 	}
-	defer syscall.Unmount(mountpoint, syscall.MNT_DETACH)
-	out, err := run(ctx, dump, mountpoint)
+	return func() { _ = syscall.Unmount(mountpoint, syscall.MNT_DETACH) }, nil
+}
+
+// dumpOf reads the tree below a folder with the dump program.
+func dumpOf(ctx context.Context, dir string) (map[string]tree.Entry, error) {
+	out, err := run(ctx, dump, dir)
 	if err != nil {
 		return nil, err
 	}

@@ -21,8 +21,11 @@ var table = slices.Concat(deletions, files, manifests)
 // registryName stands for the registry in recipes and in nodes; a mirror says where it really is, so that nothing depends on the port.
 const registryName = "conformance.test"
 
+// path is the row's name in the registry.
+func (r row) path(s seeds) string { return string(s) + "/" + r.name + ":1" }
+
 // reference is the row's name in nodes.
-func (r row) reference() string { return registryName + "/" + r.name + ":1" }
+func (r row) reference(s seeds) string { return registryName + "/" + r.path(s) }
 
 // serve starts a registry on loopback that holds the rows, and returns its host:port. The caller must call stop.
 func serve(ctx context.Context, rows []row) (host string, stop func(), err error) {
@@ -37,17 +40,19 @@ func serve(ctx context.Context, rows []row) (host string, stop func(), err error
 	if err != nil {
 		return "", nil, err
 	}
-	for _, r := range rows {
-		made, err := r.image()
-		if err != nil {
-			return "", nil, err
-		}
-		ref, err := name.NewTag(host + "/" + r.name + ":1")
-		if err != nil {
-			return "", nil, err
-		}
-		if err := push(ctx, pusher, ref, made); err != nil {
-			return "", nil, fmt.Errorf("pushing %s: %w", r.name, err)
+	for _, s := range []seeds{fixed, fresh} {
+		for _, r := range rows {
+			made, err := r.image(s)
+			if err != nil {
+				return "", nil, err
+			}
+			ref, err := name.NewTag(host + "/" + r.path(s))
+			if err != nil {
+				return "", nil, err
+			}
+			if err := push(ctx, pusher, ref, made); err != nil {
+				return "", nil, fmt.Errorf("pushing %s: %w", r.name, err)
+			}
 		}
 	}
 	return host, server.Close, nil

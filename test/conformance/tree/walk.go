@@ -29,13 +29,13 @@ func Walk(root string, visit func(Entry) error) error {
 	if err != nil {
 		return err
 	}
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(root))
+	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
-		return fmt.Errorf("listing what is mounted below %s: %w", root, err)
+		return fmt.Errorf("listing what is mounted: %w", err)
 	}
 	mounted := map[string]bool{}
 	for _, m := range mounts {
-		if relative, err := filepath.Rel(root, m.Mountpoint); err == nil && relative != "." {
+		if relative, err := filepath.Rel(root, m.Mountpoint); err == nil && relative != "." && filepath.IsLocal(relative) {
 			mounted[relative] = true
 		}
 	}

@@ -115,6 +115,17 @@ func Containerd(ctx context.Context) (string, error) {
 	return compile(ctx, "containerd", containerdBuilds)
 }
 
+// buildkitdBuilds are the BuildKit daemon at the product's own version.
+var buildkitdBuilds = []build{{
+	module: ".", packages: []string{"github.com/moby/buildkit/cmd/buildkitd"}, environment: []string{"CGO_ENABLED=0"}, flags: []string{"-buildvcs=false"},
+}}
+
+// Buildkitd compiles the BuildKit daemon that the product starts, unless it is in the cache, and returns the program's path.
+func Buildkitd(ctx context.Context) (string, error) {
+	dir, err := compile(ctx, "buildkitd", buildkitdBuilds)
+	return filepath.Join(dir, "buildkitd"), err
+}
+
 // Command compiles a main package of the product's own module, given by its folder below the repository's root, and returns the
 // program's path.
 func Command(ctx context.Context, pkg string) (string, error) {
