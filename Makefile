@@ -29,6 +29,10 @@ unit: ## Run the tests that need no daemon and no root
 e2e: deps build ## Boot a built node image in a Docker Engine and make it a Ready node
 	$(GO_TEST) -run 'TestE2E' ./test/e2e/...
 
+.PHONY: conformance
+conformance: deps build ## Compare what containers see in nodes with what containerd makes of the same images
+	$(GO_TEST) ./test/conformance/...
+
 .PHONY: e2e-vm
 e2e-vm: deps build ## The same on cgroup v2, in an emulated machine
 	$(GO_TEST) -run 'TestVM' ./test/e2e/...
