@@ -20,6 +20,12 @@ say() { echo "nodeimg: $*"; }
 # names prints a line "REFERENCE DIGEST" for each image of an index as nodeimg writes it.
 names() { awk -F '"' '$2 == "digest" { digest = $4 } $2 == "io.containerd.image.name" { print $4, digest }' "$1"; }
 
+# check prints the table of images and their states. ctr fails, after all of it, where blobs are missing.
+check() {
+	ctr images check >"$work/check" 2>/dev/null || grep -q '^REF' "$work/check"
+	cat "$work/check"
+}
+
 # choose prints which images of the store to register. Those of the earlier store that are no more were removed by the user; those that
 # have another digest than the earlier store gave them are the user's own.
 choose() {
@@ -61,7 +67,7 @@ forget() {
 	fi
 	if [ -s "$work/blobs" ]; then
 		xargs -r ctr content rm <"$work/blobs" >/dev/null || true
-		ctr images check | awk 'FILENAME == ARGV[1] { lost[$1] = 1; next }
+		check | awk 'FILENAME == ARGV[1] { lost[$1] = 1; next }
 			FNR > 1 && ($4 == "incomplete" || $3 in lost) { print $1 }' "$work/blobs" - >"$work/gone"
 		if [ -s "$work/gone" ]; then
 			say "removed, because this node image does not hold them:" && cat "$work/gone"
@@ -107,7 +113,7 @@ names "$store/index.json" >"$work/store"
 [ ! -e "$marker" ] || names "$marker" >"$work/earlier"
 # Decided once, before anything is removed.
 if [ ! -e "$wanted" ]; then
-	ctr images check >"$work/images"
+	check >"$work/images"
 	choose >"$wanted.new"
 	mv -f "$wanted.new" "$wanted"
 fi
