@@ -1,0 +1,50 @@
+package trees
+
+import (
+	"archive/tar"
+	"path"
+	"strings"
+)
+
+func isOpaque(name string) bool { return path.Base(name) == opaqueMarker }
+
+// whiteout does what an entry of the name means when it is a whiteout (image specification, "Whiteouts").
+func (u *upper) whiteout(parent *node, dir, base string) (bool, error) {
+	name, ok := strings.CutPrefix(base, whiteoutPrefix)
+	switch {
+	case base == opaqueMarker && len(u.below) > 0:
+		// overlayfs does not look whether the root is opaque.
+		parent.opaque = parent != u.root
+		return true, nil
+	case base == opaqueMarker:
+		if !u.cleared[dir] {
+			u.clear(parent, dir)
+		}
+		u.cleared[dir] = true
+		return true, nil
+	case !ok:
+		return false, nil
+	case name == "" || name == "." || name == "..":
+		return false, errWhiteout
+	case len(u.below) == 0:
+		delete(parent.children, name)
+		return true, nil
+	case parent.children[name] != nil:
+		return false, errExist
+	}
+	_, err := u.newNode(parent, name, node{kind: tar.TypeChar})
+	return true, err
+}
+
+// clear removes from the directory what no entry of the layer named.
+func (u *upper) clear(parent *node, dir string) {
+	for name, child := range parent.children {
+		p := path.Join(dir, name)
+		switch {
+		case !u.written[p]:
+			delete(parent.children, name)
+		case child.isDir():
+			u.clear(child, p)
+		}
+	}
+}
