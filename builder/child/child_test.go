@@ -19,6 +19,7 @@ import (
 
 	"github.com/nodeimg/nodeimg/builder"
 	"github.com/nodeimg/nodeimg/builder/internal/buildtest"
+	"github.com/nodeimg/nodeimg/dockerfiles"
 	"github.com/nodeimg/nodeimg/internal/cache"
 	"github.com/nodeimg/nodeimg/internal/progress"
 	"github.com/nodeimg/nodeimg/recipes"
@@ -29,6 +30,8 @@ const (
 	roleVariable      = "NODEIMG_TEST_ROLE"
 	buildkitdVariable = "NODEIMG_TEST_BUILDKITD"
 	digestVariable    = "NODEIMG_TEST_BASE"
+	// sysboxVariable is the place with a Sysbox.
+	sysboxVariable = "NODEIMG_TEST_SYSBOX"
 )
 
 func TestMain(m *testing.M) {
@@ -75,11 +78,16 @@ func solveAs(output, step string) error {
 	if err != nil {
 		return err
 	}
+	r := request(c, os.Getenv(digestVariable), output, step)
+	if place := os.Getenv(sysboxVariable); place != "" {
+		sysboxDaemons = daemonsIn(place)
+		r.Dockerfile = bytes.ReplaceAll(r.Dockerfile, []byte("RUN"), []byte("ARG "+dockerfiles.InnerVariable+"=1\nRUN"))
+	}
 	d, err := New(Options{Cache: c, Buildkitd: os.Getenv(buildkitdVariable)})
 	if err != nil {
 		return err
 	}
-	_, err = builder.Solve(context.Background(), d, request(c, os.Getenv(digestVariable), output, step))
+	_, err = builder.Solve(context.Background(), d, r)
 	return errors.Join(err, d.Close())
 }
 
@@ -213,6 +221,17 @@ func nothingLeft(t *testing.T, words []string) {
 }
 
 func TestKilled(t *testing.T) {
+	t.Run("runc", func(t *testing.T) { testKilled(t, "") })
+	t.Run("sysbox", func(t *testing.T) {
+		place := startSysbox(t)
+		t.Setenv("PATH", place+":"+os.Getenv("PATH"))
+		t.Setenv(sysboxVariable, place)
+		testKilled(t, place)
+	})
+}
+
+// testKilled kills builds of a step that runs under the Sysbox in place, or under runc when there is none.
+func testKilled(t *testing.T, place string) {
 	for _, test := range []struct {
 		name string
 		kill func(t *testing.T, nodeimg *exec.Cmd, root string)
@@ -235,6 +254,9 @@ func TestKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			words := waitForStep(t, c, wordFor(c.Root()))
+			if place != "" && len(registered(t, place)) != 1 {
+				t.Fatalf("Sysbox has %q", registered(t, place))
+			}
 			test.kill(t, nodeimg, c.Root())
 			if err := nodeimg.Wait(); err == nil {
 				t.Fatal("a killed build ended well")
@@ -244,9 +266,12 @@ func TestKilled(t *testing.T) {
 					t.Errorf("the message does not say that the daemon died, or where its log is:\n%s", out)
 				}
 			}
-			if test.restart {
+			switch {
+			case test.restart && place != "":
+				// Without namespaces of its own, the container lives on until somebody finds it.
+			case test.restart:
 				buildtest.Eventually(t, "no process and no mount is left", func() bool { return len(buildtest.Leftovers(t, c.Root(), words[2])) == 0 })
-			} else {
+			default:
 				nothingLeft(t, words)
 			}
 			d := newDaemon(t, c)
@@ -255,6 +280,9 @@ func TestKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			nothingLeft(t, words)
+			if place != "" && len(registered(t, place)) > 0 {
+				t.Errorf("Sysbox still has %q", registered(t, place))
+			}
 		})
 	}
 }

@@ -26,17 +26,17 @@ type Config struct {
 func Path(dir string) string { return filepath.Join(dir, name) }
 
 // The parts of a folder with a runtime.
-func configPath(dir string) string         { return filepath.Join(dir, "config.json") }
-func stateDir(dir, runtime string) string  { return filepath.Join(dir, "state", filepath.Base(runtime)) }
-func logPath(dir, container string) string { return filepath.Join(dir, "log", container) }
-func markPath(dir, container string) string {
-	return filepath.Join(dir, "containers", container)
-}
+func configPath(dir string) string          { return filepath.Join(dir, "config.json") }
+func containersDir(dir string) string       { return filepath.Join(dir, "containers") }
+func logDir(dir string) string              { return filepath.Join(dir, "log") }
+func stateDir(dir, runtime string) string   { return filepath.Join(dir, "state", filepath.Base(runtime)) }
+func markPath(dir, container string) string { return filepath.Join(containersDir(dir), container) }
+func logPath(dir, container string) string  { return filepath.Join(logDir(dir), container) }
 
 // Install makes the runtime of c in the new folder dir. The program is this process's own, even if its file is replaced meanwhile; the
 // runtime works as long as this process lives.
 func Install(dir string, c Config) error {
-	for _, d := range []string{dir, filepath.Dir(markPath(dir, "")), filepath.Dir(logPath(dir, ""))} {
+	for _, d := range []string{dir, containersDir(dir), logDir(dir)} {
 		if err := os.MkdirAll(d, 0o711); err != nil {
 			return err
 		}
@@ -66,7 +66,7 @@ func read(dir string) (Config, error) {
 
 // marked returns the ids of the containers that the runtime in dir gave to Sysbox and that were not deleted.
 func marked(dir string) ([]string, error) {
-	entries, err := os.ReadDir(filepath.Dir(markPath(dir, "")))
+	entries, err := os.ReadDir(containersDir(dir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

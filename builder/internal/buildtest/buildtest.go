@@ -1,5 +1,5 @@
 // Package buildtest has what the tests of the builders share: the pinned buildkitd, a tiny base image in a cache, and a look at what a
-// builder leaves on the machine. Nothing in it stands in for anything real.
+// builder leaves on the machine. Nothing in it stands in for anything real but for Sysbox, which the test machines lack.
 package buildtest
 
 import (
@@ -55,6 +55,18 @@ func goBuild(t testing.TB, pkg, name string, env ...string) string {
 func Buildkitd(t testing.TB) string {
 	t.Helper()
 	return goBuild(t, "github.com/moby/buildkit/cmd/buildkitd", "buildkitd")
+}
+
+// Sysbox returns the path of the program that stands in for Sysbox, see its documentation.
+func Sysbox(t testing.TB) string {
+	t.Helper()
+	return goBuild(t, "github.com/nodeimg/nodeimg/test/internal/sysbox", "sysbox", "CGO_ENABLED=0")
+}
+
+// Recorder returns the path of the program that records how it is called and then is runc.
+func Recorder(t testing.TB) string {
+	t.Helper()
+	return goBuild(t, "github.com/nodeimg/nodeimg/test/internal/sysbox/recorder", "recorder", "CGO_ENABLED=0")
 }
 
 // Base stores an image in c whose root file system is the program of the folder tool, as /bin/tool and /bin/sh, and returns the

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -65,8 +67,36 @@ func run(args []string) error {
 	case "fill": // FILE MEBIBYTES
 		n, _ := strconv.Atoi(args[2])
 		return os.WriteFile(args[1], make([]byte, n<<20), 0o644)
+	case "copy": // FROM TO
+		b, err := os.ReadFile(args[1])
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(args[2], b, 0o644)
+	case "nasty": // FOLDER
+		return nasty(args[1])
 	default:
 		return fmt.Errorf("unknown command %q", args)
 	}
 	return nil
+}
+
+// nasty makes a folder with what is easily lost: owners, modes, hard links, pipes.
+func nasty(dir string) error {
+	path := func(name string) string { return filepath.Join(dir, name) }
+	if err := os.MkdirAll(path("folder"), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(path("folder/file"), []byte("content"), 0o600); err != nil {
+		return err
+	}
+	return errors.Join(
+		os.Link(path("folder/file"), path("link")),
+		os.Symlink("folder/file", path("symlink")),
+		os.Chown(path("folder/file"), 1000, 2000),
+		os.Chown(path("folder"), 0, 3),
+		os.Chmod(path("folder"), 0o2750),
+		syscall.Chmod(path("folder/file"), 0o4755),
+		syscall.Mkfifo(path("pipe"), 0o640),
+	)
 }
