@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -29,9 +30,14 @@ import (
 const (
 	// answerTimeout is how long a registry may take until it begins to answer.
 	answerTimeout = time.Minute
+	// manifestTimeout is how long a manifest may take to arrive: a server that sends a byte now and then must not hold us for ever.
+	manifestTimeout = 5 * time.Minute
 	// manifestTries is how often a request that is not for a blob is made in all.
 	manifestTries = 4
 )
+
+// errEndless says that a registry sends more than it should.
+var errEndless = fmt.Errorf("the answer is longer than the %d bytes that a manifest may have", maxManifest)
 
 // temporary are the statuses after which a request is worth repeating.
 var temporary = []int{
@@ -164,22 +170,30 @@ func (s *Sources) get(ctx context.Context, named reference.Named, identifier str
 		ref = repository.name.Digest(identifier)
 	}
 	for try := 1; ; try++ {
-		found, err := remote.Get(ref, remote.WithContext(ctx), remote.WithTransport(repository.authorized))
+		d, b, err := repository.manifest(ctx, ref)
 		if err == nil {
-			if len(found.Manifest) > maxManifest {
-				return ocispec.Descriptor{}, nil, fmt.Errorf("reading manifest %s: larger than %d bytes", ref, maxManifest)
-			}
-			d := ocispec.Descriptor{MediaType: mediaType(string(found.MediaType), found.Manifest), Digest: digest.FromBytes(found.Manifest), Size: int64(len(found.Manifest))}
-			return d, found.Manifest, nil
+			return d, b, nil
 		}
 		var status *transport.Error
-		if ctx.Err() != nil || errors.As(err, &status) || try == manifestTries {
+		if ctx.Err() != nil || errors.As(err, &status) || errors.Is(err, errEndless) || errors.Is(err, context.DeadlineExceeded) || try == manifestTries {
 			return ocispec.Descriptor{}, nil, explain(ctx, repository.name, err)
 		}
 		if err := fetch.Wait(ctx, s.retryWait()<<(try-1)); err != nil {
 			return ocispec.Descriptor{}, nil, err
 		}
 	}
+}
+
+// manifest asks once.
+func (r *repository) manifest(ctx context.Context, ref name.Reference) (ocispec.Descriptor, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, manifestTimeout)
+	defer cancel()
+	found, err := remote.Get(ref, remote.WithContext(ctx), remote.WithTransport(r.authorized))
+	if err != nil {
+		return ocispec.Descriptor{}, nil, err
+	}
+	b := found.Manifest
+	return ocispec.Descriptor{MediaType: mediaType(string(found.MediaType), b), Digest: digest.FromBytes(b), Size: int64(len(b))}, b, nil
 }
 
 // mediaType believes the server when it says something that makes sense, else the manifest itself: static mirrors send text/plain.
@@ -192,7 +206,7 @@ func mediaType(header string, b []byte) string {
 		Manifests []json.RawMessage `json:"manifests"`
 		Layers    []json.RawMessage `json:"layers"`
 	}
-	if json.Unmarshal(b, &probe) != nil {
+	if decodeJSON(b, &probe) != nil {
 		return header
 	}
 	switch {
@@ -234,7 +248,7 @@ func (s *Sources) repository(ctx context.Context, named reference.Named) (*repos
 	}
 	auth, err := authn.Resolve(ctx, keychain, place)
 	if err != nil {
-		return nil, fmt.Errorf("finding credentials for %s: %w; check the Docker configuration", place.RegistryStr(), err)
+		return nil, fmt.Errorf("finding credentials for %s: %w; check the configuration of docker and podman", place.RegistryStr(), err)
 	}
 	authorized, err := transport.NewWithContext(ctx, place.Registry, auth, s.transport(), []string{place.Scope(transport.PullScope)})
 	if err != nil {
@@ -299,7 +313,30 @@ func (t *splitTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if strings.Contains(r.URL.Path, "/blobs/") {
 		return t.blobs.RoundTrip(r)
 	}
-	return t.others.RoundTrip(r)
+	response, err := t.others.RoundTrip(r)
+	if err == nil {
+		response.Body = &boundedBody{response.Body, maxManifest}
+	}
+	return response, err
+}
+
+// boundedBody is an answer that fails when it goes on for too long.
+type boundedBody struct {
+	io.ReadCloser
+	left int64
+}
+
+// Read implements io.Reader.
+func (b *boundedBody) Read(p []byte) (int, error) {
+	if b.left < 0 {
+		return 0, errEndless
+	}
+	n, err := b.ReadCloser.Read(p[:min(int64(len(p)), b.left+1)])
+	b.left -= int64(n)
+	if b.left < 0 {
+		return n - 1, errEndless
+	}
+	return n, err
 }
 
 // explain says what a registry's refusal means and what to do.
@@ -309,6 +346,14 @@ func explain(ctx context.Context, place name.Repository, err error) error {
 	}
 	var status *transport.Error
 	if !errors.As(err, &status) {
+		if errors.Is(err, errEndless) {
+			return fmt.Errorf("registry %s does not answer for %s as a registry does: %w", place.RegistryStr(), place.RepositoryStr(), errEndless)
+		}
+		// Where a registry redirects to, the address may hold a signature, and after a redirect by a proxy a password.
+		var asked *url.Error
+		if errors.As(err, &asked) {
+			err = fmt.Errorf("%s: %w", fetch.Redact(asked.URL), asked.Err)
+		}
 		return fmt.Errorf("asking registry %s: %w; check the network, or redirect it with the recipe's mirrors", place.RegistryStr(), err)
 	}
 	host := place.RegistryStr()

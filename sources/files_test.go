@@ -78,30 +78,3 @@ spec:
 		t.Fatalf("got %v, want an InputError at recipe.yaml:8", err)
 	}
 }
-
-func TestMergeImages(t *testing.T) {
-	documents, err := recipes.Load("-", strings.NewReader("apiVersion: nodeimg.dev/v1alpha1\nkind: NodeImage\nmetadata: {name: test}\nspec:\n  kubernetes: {version: v1.34.10}\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	image := func(reference, d string, role recipes.ImageRole) recipes.LockedImage {
-		return recipes.LockedImage{Reference: reference, Digest: digest.FromString(d).String(), Role: role}
-	}
-	kubernetes := func() []recipes.LockedImage {
-		return []recipes.LockedImage{image("registry.k8s.io/pause:3.10", "p", recipes.RoleSandbox), image("registry.k8s.io/etcd:1", "e", recipes.RoleEtcd)}
-	}
-	merged, err := mergeImages(documents[0], kubernetes(), []recipes.LockedImage{image("docker.io/a/b:1", "b", recipes.RoleUser), image("registry.k8s.io/etcd:1", "e", recipes.RoleUser)})
-	if err != nil || len(merged) != 3 || merged[0].Reference != "docker.io/a/b:1" || merged[1].Role != recipes.RoleEtcd {
-		t.Fatalf("merged to %v, %v", merged, err)
-	}
-	_, err = mergeImages(documents[0], kubernetes(), []recipes.LockedImage{image("registry.k8s.io/etcd:1", "other", recipes.RoleUser)})
-	if !errors.As(err, new(*recipes.InputError)) {
-		t.Fatalf("one name with two digests: got %v, want an InputError", err)
-	}
-	off := false
-	documents[0].Recipe.Spec.Preload.ControlPlane = &off
-	merged, err = mergeImages(documents[0], kubernetes(), nil)
-	if err != nil || len(merged) != 1 || merged[0].Role != recipes.RoleSandbox {
-		t.Fatalf("without control plane: %v, %v; want the sandbox image alone", merged, err)
-	}
-}

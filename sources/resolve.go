@@ -1,7 +1,6 @@
 package sources
 
 import (
-	"cmp"
 	"context"
 	"crypto/x509"
 	"fmt"
@@ -107,7 +106,7 @@ func Resolve(ctx context.Context, document *recipes.Document, options Options) (
 		return nil, err
 	}
 	var kubernetes parts
-	var user []recipes.LockedImage
+	var user [][]recipes.LockedImage
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.base(groupCtx, universe) })
 	group.Go(func() (err error) {
@@ -236,8 +235,8 @@ func (r *resolution) toolsLayer(universe *packages.Universe) func(context.Contex
 	}
 }
 
-// userImages resolves the recipe's own images.
-func (r *resolution) userImages(ctx context.Context) ([]recipes.LockedImage, error) {
+// userImages resolves the recipe's own images, a list for each entry.
+func (r *resolution) userImages(ctx context.Context) ([][]recipes.LockedImage, error) {
 	list := r.recipe.Spec.Preload.Images
 	images := make([][]recipes.LockedImage, len(list))
 	group, groupCtx := errgroup.WithContext(ctx)
@@ -250,29 +249,5 @@ func (r *resolution) userImages(ctx context.Context) ([]recipes.LockedImage, err
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	return slices.Concat(images...), nil
-}
-
-// mergeImages joins the lists, sorted by reference. One name may come twice only with one digest. With preload.controlPlane off, what
-// kubeadm and the pod network need stays out, but for the sandbox image, without which containerd starts no pod at all.
-func mergeImages(document *recipes.Document, kubernetes, user []recipes.LockedImage) ([]recipes.LockedImage, error) {
-	if all := document.Recipe.Spec.Preload.ControlPlane; all != nil && !*all {
-		kubernetes = slices.DeleteFunc(kubernetes, func(image recipes.LockedImage) bool { return image.Role != recipes.RoleSandbox })
-	}
-	merged := slices.Concat(kubernetes, user)
-	slices.SortStableFunc(merged, func(a, b recipes.LockedImage) int { return cmp.Compare(a.Reference, b.Reference) })
-	var problems []recipes.Problem
-	merged = slices.CompactFunc(merged, func(a, b recipes.LockedImage) bool {
-		if a.Reference != b.Reference {
-			return false
-		}
-		if a.Digest != b.Digest {
-			problems = append(problems, document.Problem("spec.preload.images", "%s is to be preloaded with two digests, %s and %s; remove one of them", a.Reference, a.Digest, b.Digest))
-		}
-		return true
-	})
-	if len(problems) > 0 {
-		return nil, recipes.NewInputError(problems...)
-	}
-	return merged, nil
+	return images, nil
 }
