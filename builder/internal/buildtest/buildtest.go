@@ -57,6 +57,12 @@ func Buildkitd(t testing.TB) string {
 	return goBuild(t, "github.com/moby/buildkit/cmd/buildkitd", "buildkitd")
 }
 
+// Tool returns the path of the program of the folder tool.
+func Tool(t testing.TB) string {
+	t.Helper()
+	return goBuild(t, "github.com/nodeimg/nodeimg/builder/internal/buildtest/tool", "tool", "CGO_ENABLED=0")
+}
+
 // Sysbox returns the path of the program that stands in for Sysbox, see its documentation.
 func Sysbox(t testing.TB) string {
 	t.Helper()
@@ -73,7 +79,7 @@ func Recorder(t testing.TB) string {
 // digest of its manifest.
 func Base(t testing.TB, c *cache.Cache) digest.Digest {
 	t.Helper()
-	program, err := os.ReadFile(goBuild(t, "github.com/nodeimg/nodeimg/builder/internal/buildtest/tool", "tool", "CGO_ENABLED=0"))
+	program, err := os.ReadFile(Tool(t))
 	if err != nil {
 		t.Fatal(err)
 	}
