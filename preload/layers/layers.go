@@ -2,7 +2,6 @@ package layers
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -36,6 +35,21 @@ type Layer struct {
 // Make writes the layers that hold the images' own layers, in the order in which they belong into the node image. Manifests, indexes and
 // configs are not in them: they go with the store's index into the node image's topmost layer. All blobs must be in the cache. An image
 // that cannot be unpacked faithfully stays packed.
+//
+// Which layers there are for an image is a function of the image and the options alone, as long as no more than options.Max are needed for
+// all images; what an equal layer of another image holds already is not made again. Layers that are in the cache are not made again either.
+// The error names the image that is not what it claims to be; nothing has been written then.
 func Make(ctx context.Context, c *cache.Cache, images []recipes.LockedImage, options Options) ([]Layer, error) {
-	return nil, errors.New("not yet")
+	images = inOrder(images)
+	planned, err := planAll(ctx, c, images, options)
+	if err != nil {
+		return nil, err
+	}
+	groups := withoutRepeated(distinct(planned))
+	if len(groups) > 0 && options.Max < 1 {
+		return nil, recipes.InputErrorf("there is no room for layers of preloaded images; raise spec.preload.maxLayers or choose a base with fewer layers")
+	}
+	groups = fit(groups, images, options.Max)
+	sortGroups(groups, images)
+	return writeAll(ctx, c, groups, images, options)
 }
