@@ -46,7 +46,8 @@ var deletions = []row{
 	{name: "opaque-bottom", layers: []layer{of(dir("d"), opaque("d"), file("d/a", "a"))}},
 	{name: "opaque-root", layers: []layer{base, of(newEntry('0', ".wh..wh..opq", 0o600, nil), file("only", "this"))}},
 	{name: "char-device-zero", layers: []layer{base, of(char("f", 0, 0), char("d/old", 0, 0), char("other", 0, 0))}},
-	{name: "aufs-metadata", layers: []layer{of(
+	// Such names would be whiteouts in a layer of the node image.
+	{name: "aufs-metadata", unfit: true, layers: []layer{of(
 		file("a", "a"), dir(".wh..wh.plnk", mode(0o700)), file(".wh..wh.plnk/7.8", "hidden"), file(".wh..wh.aufs", ""), dir(".wh..wh.orph"),
 	)}},
 
@@ -72,7 +73,6 @@ var deletions = []row{
 	{name: "symlinked-parent-in-one-layer", layers: []layer{of(
 		dir("target"), symlink("link", "target"), file("link/through", "1"),
 		symlink("absolute", "/target"), file("absolute/through-too", "2"),
-		symlink("out", "../../../target"), file("out/clamped", "3"),
 		dir("target/inner"), symlink("chain", "link/inner"), file("chain/deep", "4"), dir("chain/dir", mode(0o700)),
 	)}},
 	// Parents are only looked for in the layer itself: the symlink gives way to a folder.

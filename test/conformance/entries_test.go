@@ -105,8 +105,8 @@ func capability(bits uint32) change {
 	}))
 }
 
-// archive writes the entries as a tar.
-func archive(entries []entry) ([]byte, error) {
+// tarOf writes the entries as a tar.
+func tarOf(entries []entry) ([]byte, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
 	for _, e := range entries {

@@ -64,10 +64,12 @@ var files = []row{
 		dir("dir", owner(70000, 80000)), symlink("link", "x", owner(100000, 100001)), file("gnu", "4", owner(3000000, 3000001), old(tar.FormatGNU)),
 	)}},
 	{name: "long-names", layers: []layer{of(
-		append(deepPath(3900), file(strings.Repeat("n", 255), "name"), symlink("long-target", strings.Repeat("t/", 2047)+"t"),
+		append(deepPath(3700), file(strings.Repeat("n", 255), "name"), symlink("long-target", strings.Repeat("t/", 2047)+"t"),
 			file(strings.Repeat("g", 200)+"/"+strings.Repeat("h", 200), "gnu", old(tar.FormatGNU)), file(strings.Repeat("u", 90)+"/"+strings.Repeat("v", 90), "ustar", old(tar.FormatUSTAR)))...,
 	)}},
-	{name: "too-long-name", refused: true, impossible: true, layers: []layer{of(deepPath(4096)...)}},
+	// The folder of the node image that the tree lies in needs some of the 4095 bytes that the kernel takes.
+	{name: "longer-name", unfit: true, layers: []layer{of(deepPath(3900)...)}},
+	{name: "too-long-name", unfit: true, refused: true, impossible: true, layers: []layer{of(deepPath(4096)...)}},
 	{name: "large-pax-header", layers: []layer{of(file("a", "a", pax("comment", strings.Repeat("c", 1_000_000))), file("b", "b"))}},
 	{name: "global-header", layers: []layer{of(
 		entry{header: tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": "0123456789abcdef"}}}, file("a", "a"),
@@ -79,7 +81,7 @@ var files = []row{
 		raw(rawHeader(0, "v7", 0)), raw(rawHeader(0, "v7-dir/", 0)), raw(append(rawHeader(0, "v7-file", 4), padded("data")...)),
 		file("gnu", "g", old(tar.FormatGNU)), file("ustar", "u", old(tar.FormatUSTAR)),
 	)}},
-	{name: "contiguous-file", refused: true, impossible: true, layers: []layer{of(raw(append(rawHeader('7', "contiguous", 4), padded("data")...)))}},
+	{name: "contiguous-file", unfit: true, refused: true, impossible: true, layers: []layer{of(raw(append(rawHeader('7', "contiguous", 4), padded("data")...)))}},
 	{name: "dots-and-slashes", layers: []layer{of(
 		dir("./", mode(0o700), owner(1, 2), xattr("user.root", "1")), dir("./d"), file("./d/a", "a"), file("d//b", "b"), file("d/./c", "c"), file("./e/../e/f", "f"),
 	)}},

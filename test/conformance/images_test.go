@@ -141,7 +141,7 @@ func (r row) single(architecture string, s seeds) (v1.Image, error) {
 			l.entries = append([]entry{file("seed", content)}, l.entries...)
 		}
 		if l.tar == nil {
-			if l.tar, err = archive(l.entries); err != nil {
+			if l.tar, err = tarOf(l.entries); err != nil {
 				return nil, fmt.Errorf("layer %d: %w", i, err)
 			}
 		}
