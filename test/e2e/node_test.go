@@ -170,8 +170,16 @@ func must(t *testing.T, n *node.Node, command ...string) string {
 	return out
 }
 
-// checkImages compares what the runtime knows with the image's label.
+// checkImages compares what the runtime knows with the store.
 func checkImages(t *testing.T, n *node.Node) {
+	t.Helper()
+	if images := storePinned(t, n, runtimeImages(t, n)); images < 9 {
+		t.Errorf("the store holds %d images, want the seven of Kubernetes, flannel's and the user's", images)
+	}
+}
+
+// runtimeImages returns which images the runtime knows, and whether they are pinned. All must be complete.
+func runtimeImages(t *testing.T, n *node.Node) (pinned map[string]bool) {
 	t.Helper()
 	var listed struct {
 		Images []struct {
@@ -182,25 +190,10 @@ func checkImages(t *testing.T, n *node.Node) {
 	if err := json.Unmarshal([]byte(must(t, n, "crictl", "images", "-o", "json")), &listed); err != nil {
 		t.Fatal(err)
 	}
-	pinned := map[string]bool{}
+	pinned = map[string]bool{}
 	for _, image := range listed.Images {
 		for _, tag := range image.RepoTags {
 			pinned[tag] = image.Pinned
-		}
-	}
-	var store struct {
-		Manifests []struct{ Annotations map[string]string }
-	}
-	if err := json.Unmarshal([]byte(must(t, n, "cat", recipes.StorePath+"/index.json")), &store); err != nil {
-		t.Fatal(err)
-	}
-	if len(store.Manifests) < 9 {
-		t.Errorf("the store holds %d images, want the seven of Kubernetes, flannel's and the user's", len(store.Manifests))
-	}
-	for _, m := range store.Manifests {
-		reference := m.Annotations["org.opencontainers.image.ref.name"]
-		if isPinned, ok := pinned[reference]; !ok || !isPinned {
-			t.Errorf("%s: known to the runtime %v, pinned %v; want both (%v)", reference, ok, isPinned, pinned)
 		}
 	}
 	for _, line := range strings.Split(strings.TrimSpace(must(t, n, "ctr", "-n", "k8s.io", "images", "check")), "\n")[1:] {
@@ -208,6 +201,25 @@ func checkImages(t *testing.T, n *node.Node) {
 			t.Errorf("images check says %s", line)
 		}
 	}
+	return pinned
+}
+
+// storePinned holds that each image of the store is among the pinned ones, and returns how many the store has.
+func storePinned(t *testing.T, n *node.Node, pinned map[string]bool) int {
+	t.Helper()
+	var store struct {
+		Manifests []struct{ Annotations map[string]string }
+	}
+	if err := json.Unmarshal([]byte(must(t, n, "cat", recipes.StorePath+"/index.json")), &store); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range store.Manifests {
+		reference := m.Annotations["org.opencontainers.image.ref.name"]
+		if isPinned, ok := pinned[reference]; !ok || !isPinned {
+			t.Errorf("%s: known to the runtime %v, pinned %v; want both (%v)", reference, ok, isPinned, pinned)
+		}
+	}
+	return len(store.Manifests)
 }
 
 // ready waits until the node and the pods of kube-system are.
