@@ -38,6 +38,8 @@ type Options struct {
 	Epoch time.Time
 	// NoCache makes BuildKit run every step again.
 	NoCache bool
+	// Entitlements that build steps may use, for instance security.insecure. The builder must grant them too.
+	Entitlements []string
 	// InsecureRegistries may be spoken to by plain http.
 	InsecureRegistries []string
 	// Engine is the Docker Engine for "docker:" images and type=docker outputs; nil when the recipe and the outputs need none.
@@ -207,7 +209,9 @@ func solve(ctx context.Context, document *recipes.Document, lock *recipes.Lock, 
 		Sockets:     map[string]string{dockerfiles.BrokerSocket: broker.Socket()},
 		Epoch:       options.Epoch,
 		NoCache:     options.NoCache,
-		Output:      work,
+		// Entitlements that no step asks for change nothing.
+		Entitlements: options.Entitlements,
+		Output:       work,
 	}
 	for _, c := range compiled.Contexts {
 		if c.Layout != "" {

@@ -27,6 +27,7 @@ type buildOptions struct {
 	outputOptions
 	builder       string
 	workerRuntime string
+	allow         allowed
 	noCache       bool
 }
 
@@ -53,6 +54,7 @@ func newBuildCommand() *cobra.Command {
 	options.register(flags)
 	flags.StringVar(&options.builder, "builder", "", "address of a running buildkitd, for instance unix:///run/buildkit/buildkitd.sock (default $BUILDKIT_HOST)")
 	flags.StringVar(&options.workerRuntime, "worker-runtime", "auto", "OCI runtime of nodeimg's own buildkitd: auto, runc, sysbox-runc or a path")
+	flags.Var(&options.allow, "allow", "grant what build steps ask for: security.insecure, every privilege")
 	flags.BoolVar(&options.noCache, "no-cache", false, "run every build step again")
 	return cmd
 }
@@ -95,7 +97,7 @@ func runBuild(ctx context.Context, path string, o buildOptions, stdin io.Reader,
 	start := time.Now()
 	for _, document := range documents {
 		result, err := nodeimage.Build(ctx, document, nodeimage.Options{
-			Cache: store, Builder: b, Epoch: epoch, NoCache: o.noCache, InsecureRegistries: o.insecureRegistries,
+			Cache: store, Builder: b, Epoch: epoch, NoCache: o.noCache, Entitlements: o.allow, InsecureRegistries: o.insecureRegistries,
 			Engine: engine, Outputs: outputs, Tags: o.tags, Push: o.push,
 		})
 		if err != nil {
@@ -142,7 +144,7 @@ func openBuilder(o buildOptions, store *cache.Cache) (builder.Builder, error) {
 	if address != "" {
 		return remote.New(address)
 	}
-	return child.New(child.Options{Cache: store, Runtime: o.workerRuntime})
+	return child.New(child.Options{Cache: store, Runtime: o.workerRuntime, Entitlements: o.allow})
 }
 
 // openEngine reaches the Docker Engine when a recipe or an output needs it; otherwise it returns nil.
