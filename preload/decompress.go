@@ -21,10 +21,11 @@ import (
 )
 
 // The most that a compressed archive may expand to, in bytes and as a multiple of its own size, whichever is more. Layers in archives are
-// compressed already or programs and text, which shrink to a fifth; only archives made to fill a disk shrink to a hundredth.
-const (
-	expandsTo    = 1 << 30
-	expandsTimes = 100
+// compressed already or programs and text, which shrink to a fifth; only archives made to fill a disk shrink to a hundredth. Tests have
+// smaller disks.
+var (
+	expandsTo    int64 = 1 << 30
+	expandsTimes int64 = 100
 )
 
 // maxWindow is the most memory, in bytes, that the window of a decompressor may take: what zstd --ultra -22 and xz -9e need.

@@ -71,7 +71,7 @@ func (dir folder) Open(name string) (fs.File, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("not a regular file")}
+		return nil, recipes.InputErrorf("%s is not a regular file", path)
 	}
 	return os.Open(path)
 }

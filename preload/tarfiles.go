@@ -28,7 +28,7 @@ type tarFiles struct {
 
 // tarSource is a plain tar archive.
 type tarSource interface {
-	io.ReadSeeker
+	io.Seeker
 	io.ReaderAt
 }
 
@@ -45,11 +45,9 @@ func scanTar(source tarSource) (*tarFiles, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := source.Seek(0, io.SeekStart); err != nil {
-		return nil, err
-	}
 	t := &tarFiles{source: source, entries: map[string]tarEntry{}}
-	r := tar.NewReader(source)
+	headers := &headerReader{source: source, end: end}
+	r := tar.NewReader(headers)
 	for count := 0; ; count++ {
 		header, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -62,14 +60,55 @@ func scanTar(source tarSource) (*tarFiles, error) {
 			return nil, fmt.Errorf("more than %d entries", maxEntries)
 		}
 		// The reader reads whole headers and no further, so this is where the entry's content begins.
-		offset, err := source.Seek(0, io.SeekCurrent)
-		if err != nil {
-			return nil, err
-		}
-		if err := t.addEntry(header, offset, end); err != nil {
+		if err := t.addEntry(header, headers.at, end); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// headerReader reads many small headers and skips what is between them, with few calls of the system.
+type headerReader struct {
+	source  io.ReaderAt
+	at, end int64
+	// buffer holds what lies at the offset from.
+	buffer []byte
+	from   int64
+}
+
+// Read implements io.Reader.
+func (h *headerReader) Read(p []byte) (int, error) {
+	if h.at >= h.end {
+		return 0, io.EOF
+	}
+	if h.at < h.from || h.at >= h.from+int64(len(h.buffer)) {
+		if h.buffer == nil {
+			h.buffer = make([]byte, 1<<15)
+		}
+		b := h.buffer[:cap(h.buffer)]
+		n, err := h.source.ReadAt(b, h.at)
+		if n == 0 {
+			return 0, err
+		}
+		h.buffer, h.from = b[:n], h.at
+	}
+	n := copy(p, h.buffer[h.at-h.from:])
+	h.at += int64(n)
+	return n, nil
+}
+
+// Seek implements io.Seeker.
+func (h *headerReader) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += h.at
+	case io.SeekEnd:
+		offset += h.end
+	}
+	if offset < 0 {
+		return 0, fmt.Errorf("seeking to %d in an archive", offset)
+	}
+	h.at = offset
+	return offset, nil
 }
 
 // addEntry remembers an entry whose content begins at offset in an archive that ends at end.
