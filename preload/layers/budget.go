@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"hash/fnv"
+	"math/bits"
 	"slices"
 	"strings"
 
@@ -15,7 +16,7 @@ import (
 // First it joins groups that the same images need, the smallest first: nothing is stored twice by that, and all images keep layers that are
 // theirs. When that is not enough, the most valuable groups keep their layers, and the others share what is left.
 func fit(groups []*group, images []recipes.LockedImage, limit int) []*group {
-	groups = joinSmallest(groups, limit)
+	groups = joinSmallest(groups, images, limit)
 	if len(groups) <= limit {
 		return groups
 	}
@@ -24,14 +25,15 @@ func fit(groups []*group, images []recipes.LockedImage, limit int) []*group {
 
 // joinSmallest joins the two smallest groups that the same images need, again and again, until limit is met or each set of images has one
 // group. Going one step further for one more layer changes one layer.
-func joinSmallest(groups []*group, limit int) []*group {
+func joinSmallest(groups []*group, images []recipes.LockedImage, limit int) []*group {
 	classes := map[string][]*group{}
 	for _, g := range groups {
 		class := fmt.Sprint(g.users)
 		classes[class] = append(classes[class], g)
 	}
+	order := ordering{images}
 	for _, class := range classes {
-		slices.SortFunc(class, smaller)
+		slices.SortFunc(class, order.smaller)
 	}
 	for n := len(groups); n > limit; n-- {
 		var best string
@@ -39,7 +41,7 @@ func joinSmallest(groups []*group, limit int) []*group {
 			if len(class) < 2 {
 				continue
 			}
-			if best == "" || cheaper(class, classes[best]) {
+			if best == "" || order.cheaper(class, classes[best]) {
 				best = name
 			}
 		}
@@ -53,7 +55,7 @@ func joinSmallest(groups []*group, limit int) []*group {
 		}
 		joined := join(first, second)
 		class = class[2:]
-		at, _ := slices.BinarySearchFunc(class, joined, smaller)
+		at, _ := slices.BinarySearchFunc(class, joined, order.smaller)
 		classes[best] = slices.Insert(class, at, joined)
 	}
 	var list []*group
@@ -63,18 +65,31 @@ func joinSmallest(groups []*group, limit int) []*group {
 	return list
 }
 
-// smaller orders groups by size and, so that the order is always the same, by what they hold.
-func smaller(a, b *group) int {
-	return cmp.Or(cmp.Compare(a.size, b.size), cmp.Compare(a.key, b.key))
+// ordering compares groups by size in powers of two, and then by names. A new version of an image is seldom twice as large or half as
+// large, so that it mostly takes the old one's place and other images keep their layers.
+type ordering struct{ images []recipes.LockedImage }
+
+func (o ordering) smaller(a, b *group) int {
+	return cmp.Or(cmp.Compare(bits.Len64(uint64(a.size)), bits.Len64(uint64(b.size))), o.byName(a, b))
 }
 
 // cheaper says whether joining the first two groups of a makes a smaller layer than joining those of b.
-func cheaper(a, b []*group) bool {
+func (o ordering) cheaper(a, b []*group) bool {
 	sizeA, sizeB := a[0].size+a[1].size, b[0].size+b[1].size
-	if sizeA != sizeB {
-		return sizeA < sizeB
-	}
-	return smaller(a[0], b[0]) < 0
+	return cmp.Or(cmp.Compare(bits.Len64(uint64(sizeA)), bits.Len64(uint64(sizeB))), o.byName(a[0], b[0])) < 0
+}
+
+// worthier puts first what saves most as a layer of its own when another image is added or changed: bytes for each image.
+func (o ordering) worthier(a, b *group) int {
+	worth := func(g *group) int { return bits.Len64(uint64(g.size) * uint64(len(g.users))) }
+	return cmp.Or(cmp.Compare(worth(b), worth(a)), o.byName(a, b))
+}
+
+func (o ordering) byName(a, b *group) int {
+	return cmp.Or(
+		cmp.Compare(repository(o.images[a.users[0]].Reference), repository(o.images[b.users[0]].Reference)),
+		cmp.Compare(a.place, b.place),
+		cmp.Compare(a.key, b.key))
 }
 
 // mix keeps the groups whose own layers save most and puts the others into mixed ones. All that is one image's own goes into the same one,
@@ -85,9 +100,7 @@ func mix(groups []*group, images []recipes.LockedImage, limit int) []*group {
 		buckets *= 2
 	}
 	kept := limit - buckets
-	slices.SortFunc(groups, func(a, b *group) int {
-		return cmp.Or(cmp.Compare(b.worth(), a.worth()), cmp.Compare(a.key, b.key))
-	})
+	slices.SortFunc(groups, ordering{images}.worthier)
 	mixed := make([][]*group, buckets)
 	for _, g := range groups[kept:] {
 		name := g.key
@@ -109,9 +122,6 @@ func mix(groups []*group, images []recipes.LockedImage, limit int) []*group {
 	}
 	return list
 }
-
-// worth is what a layer of the group's own saves, at most, when another image is added or changed: bytes for each image.
-func (g *group) worth() int64 { return g.size * int64(len(g.users)) }
 
 // repository is the reference without tag and digest.
 func repository(reference string) string {

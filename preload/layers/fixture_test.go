@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 
@@ -30,7 +33,7 @@ var epoch = time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
 // The sizes of small layers, which share one with others, and of big ones, which do not.
 const (
 	small = 10 << 10
-	big   = 5 << 20
+	big   = 4<<20 + 5000
 )
 
 // bothLayouts runs a test for each layout.
@@ -61,7 +64,11 @@ func bytesOf(seed string, size int) []byte {
 func layerOf(t testing.TB, entries ...entry) v1.Layer {
 	t.Helper()
 	var b bytes.Buffer
-	w := tar.NewWriter(&b)
+	compressor, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(compressor)
 	for _, e := range entries {
 		e.header.Size = int64(len(e.content))
 		e.header.ModTime = time.Unix(1700000000, 0)
@@ -72,7 +79,7 @@ func layerOf(t testing.TB, entries ...entry) v1.Layer {
 			t.Fatal(err)
 		}
 	}
-	if err := w.Close(); err != nil {
+	if err := errors.Join(w.Close(), compressor.Close()); err != nil {
 		t.Fatal(err)
 	}
 	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
@@ -98,6 +105,11 @@ func folder(name string) entry {
 // layer holds one file of the size whose name and content the seed decides.
 func layer(t testing.TB, seed string, size int) v1.Layer {
 	return layerOf(t, folder("data"), file("data/"+seed, bytesOf(seed, size)))
+}
+
+// poorLayer is layer with content that compresses to almost nothing.
+func poorLayer(t testing.TB, seed string, size int) v1.Layer {
+	return layerOf(t, folder("data"), file("data/"+seed, append(make([]byte, size), seed...)))
 }
 
 func imageOf(t testing.TB, list ...v1.Layer) v1.Image {
@@ -212,4 +224,43 @@ func mustParts(t testing.TB, c *cache.Cache, image recipes.LockedImage) preload.
 // topChain names the snapshot that the image's containers start from; it is empty for an image without layers.
 func topChain(parts preload.Parts) digest.Digest {
 	return identity.ChainID(slices.Clone(parts.DiffIDs))
+}
+
+// withDiffIDs gives an image n wrong diff ids.
+func withDiffIDs(t testing.TB, image v1.Image, n int) v1.Image {
+	t.Helper()
+	config, err := image.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config = config.DeepCopy()
+	config.RootFS.DiffIDs = nil
+	for i := range n {
+		wrong, err := v1.NewHash(digest.FromString(fmt.Sprint("wrong", i)).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, wrong)
+	}
+	if image, err = mutate.ConfigFile(image, config); err != nil {
+		t.Fatal(err)
+	}
+	return image
+}
+
+func blobsIn(t testing.TB, c *cache.Cache) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(c.Root(), "blobs", "sha256", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// spoil cuts a blob in the cache.
+func spoil(t testing.TB, c *cache.Cache, d string) {
+	t.Helper()
+	if err := os.Truncate(c.Path(digest.Digest(d)), 10); err != nil {
+		t.Fatal(err)
+	}
 }
