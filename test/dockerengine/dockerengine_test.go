@@ -28,10 +28,10 @@ import (
 	"github.com/nodeimg/nodeimg/test/internal/engine"
 )
 
-// openEngine connects to an Engine that the test starts, as the product would.
-func openEngine(t *testing.T) *dockerengine.Engine {
+// openEngine connects to an Engine that the test starts with dockerd's flags, as the product would.
+func openEngine(t *testing.T, flags ...string) *dockerengine.Engine {
 	t.Helper()
-	running, err := engine.Start(t.Context(), engine.Options{})
+	running, err := engine.Start(t.Context(), engine.Options{Flags: flags})
 	if err != nil {
 		t.Fatal(err)
 	}
