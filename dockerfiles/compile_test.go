@@ -40,7 +40,7 @@ var variants = map[string]string{
 	"no-cni":           fmt.Sprintf(source, "v1.34.10") + "  cni: {name: none}\n",
 	"modules":          fmt.Sprintf(source, "v1.34.10")[:len(fmt.Sprintf(source, "v1.34.10"))-len("  platforms: [linux/amd64]\n")] + "  base: {from: packages}\n  platforms: [linux/amd64]\n",
 	"run":              fmt.Sprintf(source, "v1.34.10") + "  run:\n    - echo one\n    - |\n      set -x\n      echo \"two $HOME\" NODEIMG\n",
-	"direct":           fmt.Sprintf(source, "v1.34.10") + "  preload:\n    engine: direct\n    images: [\"docker.io/library/nginx:1.29\"]\n",
+	"inner":            fmt.Sprintf(source, "v1.34.10") + "  preload:\n    engine: inner\n    images: [\"docker.io/library/nginx:1.29\"]\n",
 	"images":           fmt.Sprintf(source, "v1.34.10") + "  preload:\n    images: [\"docker.io/library/nginx:1.29\", \"docker.io/library/redis:8\"]\n",
 	"packages":         fmt.Sprintf(source, "v1.34.10") + "  packages: [jq]\n",
 	"files":            fmt.Sprintf(source, "v1.34.10") + "  files:\n    - {source: testdata/host/motd, target: /etc/motd, mode: \"0600\"}\n    - {source: testdata/host/tree, target: /opt/tree}\n",

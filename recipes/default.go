@@ -77,7 +77,10 @@ func (s *Spec) EngineUsed() Engine {
 	if s.Preload.Engine != EngineAuto && s.Preload.Engine != "" {
 		return s.Preload.Engine
 	}
-	return EngineInner
+	if s.CRI.Name == CRIDocker {
+		return EngineInner
+	}
+	return EngineDirect
 }
 
 func setDefault[T ~string](field *T, value T) {

@@ -108,7 +108,7 @@ func TestDefaults(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			test.want.Kubernetes = Kubernetes{Version: "v1.34.10", Source: SourceRelease}
 			test.want.CNI.Name = CNIFlannel
-			test.want.Preload = Preload{ControlPlane: new(true), Engine: EngineAuto, Layout: LayoutPacked, MaxLayers: DefaultMaxLayers}
+			test.want.Preload = Preload{ControlPlane: new(true), Engine: EngineAuto, Layout: LayoutUnpacked, MaxLayers: DefaultMaxLayers}
 			test.want.Platforms = []string{HostPlatform()}
 			if diff := cmp.Diff(test.want, loadText(t, minimal+test.more).Recipe.Spec); diff != "" {
 				t.Errorf("specs differ (-want +got):\n%s", diff)

@@ -135,7 +135,8 @@ type Preload struct {
 	ControlPlane *bool `json:"controlPlane,omitempty" jsonschema:"default=true"`
 	// Images are further images.
 	Images []ImageSource `json:"images,omitempty"`
-	// Engine is how images get into the node image: auto, inner or direct; the default is auto.
+	// Engine is how images get into the node image: direct, where nodeimg writes the layers itself; inner, where the node's own runtime pulls
+	// in a build step; or auto, the default, which is direct wherever that serves the runtime.
 	Engine Engine `json:"engine,omitempty" jsonschema:"enum=auto,enum=inner,enum=direct,default=auto"`
 	// Layout is how images lie in the node image: unpacked, so that containers start without unpacking anything, or packed, as in a
 	// registry. The default is unpacked for engine direct and packed for engine inner.
@@ -158,7 +159,7 @@ const (
 type Engine string
 
 const (
-	// EngineAuto takes the best engine that can serve the recipe.
+	// EngineAuto takes direct, and inner where direct does not serve the runtime.
 	EngineAuto Engine = "auto"
 	// EngineInner lets the node's own runtime pull in a build step.
 	EngineInner Engine = "inner"

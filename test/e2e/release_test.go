@@ -27,7 +27,8 @@ func TestE2EReleaseImage(t *testing.T) {
 	if err := server.Push(t.Context(), appReference, appImage(t)); err != nil {
 		t.Fatal(err)
 	}
-	spec := fmt.Sprintf("  preload:\n    images: [%q]\n  mirrors:\n", appReference)
+	// The other end-to-end tests take engine direct, the default.
+	spec := fmt.Sprintf("  preload:\n    engine: inner\n    images: [%q]\n  mirrors:\n", appReference)
 	mirrors := server.Mirrors()
 	for _, host := range slices.Sorted(maps.Keys(mirrors)) {
 		spec += fmt.Sprintf("    %s: %q\n", host, mirrors[host])
