@@ -18,6 +18,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/pkg/archive"
 	"golang.org/x/sys/unix"
 
+	"github.com/nodeimg/nodeimg/internal/cache"
 	"github.com/nodeimg/nodeimg/preload/trees"
 )
 
@@ -226,13 +227,17 @@ func lowers(t testing.TB, root string, list []*trees.Tree) []string {
 // oracle compares our trees of the layers with containerd's own.
 func oracle(t testing.TB, archives [][]byte) error {
 	t.Helper()
-	c := open(t)
+	root := scratch(t)
+	// A cache in memory does not wait for a disk.
+	c, err := cache.Open(filepath.Join(root, "cache"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var layers []trees.Layer
 	for _, archive := range archives {
 		layers = append(layers, put(t, c, archive))
 	}
 	list, planErr := trees.Plan(t.Context(), c, layers)
-	root := scratch(t)
 	for _, name := range []string{"theirs", "ours"} {
 		if err := os.Mkdir(filepath.Join(root, name), 0o755); err != nil {
 			t.Fatal(err)

@@ -51,10 +51,10 @@ type Tree struct {
 // last one is the image's. Each layer is read once and then never again: what is known of its entries stays in the cache. An image that
 // must be refused is a *HostileError, one that is sound but cannot be unpacked an *UnfitError; both name the layer and the entry.
 func Plan(ctx context.Context, c *cache.Cache, layers []Layer) ([]*Tree, error) {
-	if len(layers) > MaxLayers {
-		return nil, &HostileError{Reason: fmt.Sprintf("the image has %d layers, more than the %d that overlayfs takes", len(layers), MaxLayers)}
-	}
 	indexes, err := readIndexes(ctx, c, layers)
+	if err == nil {
+		err = fit(indexes)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -103,8 +103,11 @@ func Plan(ctx context.Context, c *cache.Cache, layers []Layer) ([]*Tree, error) 
 // atOnce is how many layers are decompressed at the same time: more would cost memory before they save time.
 const atOnce = 2
 
-// readIndexes reads the indexes of the layers. Limits that hold for the image as a whole are checked here.
+// readIndexes reads the indexes of the layers.
 func readIndexes(ctx context.Context, c *cache.Cache, layers []Layer) ([]index, error) {
+	if len(layers) > MaxLayers {
+		return nil, &HostileError{Reason: fmt.Sprintf("the image has %d layers, more than the %d that overlayfs takes", len(layers), MaxLayers)}
+	}
 	indexes := make([]index, len(layers))
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
@@ -118,18 +121,20 @@ func readIndexes(ctx context.Context, c *cache.Cache, layers []Layer) ([]index, 
 			return err
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
+	return indexes, group.Wait()
+}
+
+// fit checks what must hold for all layers together.
+func fit(indexes []index) error {
 	names := int64(0)
 	for _, x := range indexes {
 		if x.Unfit != "" {
-			return nil, &UnfitError{Reason: x.Unfit}
+			return &UnfitError{Reason: x.Unfit}
 		}
 		names += x.Names
 	}
 	if names > MaxNames {
-		return nil, &UnfitError{Reason: fmt.Sprintf("the names in it come to more than %d MiB", MaxNames>>20)}
+		return &UnfitError{Reason: fmt.Sprintf("the names in it come to more than %d MiB", MaxNames>>20)}
 	}
-	return indexes, nil
+	return nil
 }

@@ -2,7 +2,6 @@ package trees
 
 import (
 	"context"
-	"errors"
 
 	"github.com/nodeimg/nodeimg/internal/cache"
 )
@@ -11,8 +10,5 @@ import (
 // layers cannot be unpacked faithfully is no error. What was verified once is not read again.
 func Verify(ctx context.Context, c *cache.Cache, layers []Layer) error {
 	_, err := readIndexes(ctx, c, layers)
-	if unfit := (*UnfitError)(nil); errors.As(err, &unfit) {
-		return nil
-	}
 	return err
 }
