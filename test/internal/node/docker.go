@@ -92,6 +92,10 @@ type Options struct {
 	// PlainVar leaves /var in the container's own layer, as a plain docker run does; otherwise it is an anonymous volume, as for
 	// stock kind.
 	PlainVar bool
+	// Volumes are mounted in addition, by path: each value is a volume's name, or empty for an anonymous volume.
+	Volumes map[string]string
+	// ReadOnly keeps the container's own layer from being written to.
+	ReadOnly bool
 	// Runtime is the Engine's runtime to use; empty means its default.
 	Runtime string
 }
@@ -108,16 +112,20 @@ type Node struct {
 func (d *Docker) Start(ctx context.Context, options Options) (*Node, error) {
 	initProcess := false
 	host := &container.HostConfig{
-		Privileged:   true,
-		SecurityOpt:  []string{"seccomp=unconfined", "apparmor=unconfined"},
-		CgroupnsMode: container.CgroupnsModePrivate,
-		Init:         &initProcess,
-		Runtime:      options.Runtime,
-		NetworkMode:  container.NetworkMode(options.Network),
-		Tmpfs:        map[string]string{"/tmp": "", "/run": ""},
+		Privileged:     true,
+		SecurityOpt:    []string{"seccomp=unconfined", "apparmor=unconfined"},
+		CgroupnsMode:   container.CgroupnsModePrivate,
+		Init:           &initProcess,
+		Runtime:        options.Runtime,
+		ReadonlyRootfs: options.ReadOnly,
+		NetworkMode:    container.NetworkMode(options.Network),
+		Tmpfs:          map[string]string{"/tmp": "", "/run": ""},
 	}
 	if !options.PlainVar {
 		host.Mounts = []mount.Mount{{Type: mount.TypeVolume, Target: "/var"}}
+	}
+	for target, name := range options.Volumes {
+		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeVolume, Source: name, Target: target})
 	}
 	created, err := d.client.ContainerCreate(ctx, &container.Config{
 		Image: options.Image, Hostname: options.Name, Env: options.Env, Cmd: options.Command, Tty: true,

@@ -1,0 +1,110 @@
+package boot
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/nodeimg/nodeimg/test/internal/node"
+)
+
+// TestBoot takes two node images through what their users do with them.
+func TestBoot(t *testing.T) {
+	m := openMachine(t)
+	program := programLayer(t)
+	keeps := m.push(t, "keeps:v1", program, fileLayer(t, "keeps"), fileLayer(t, "common"))
+	goes := m.push(t, "goes:v1", program, fileLayer(t, "goes"))
+	changes := m.push(t, "changes:v1", program, fileLayer(t, "before"))
+	first := m.build(t, keeps, goes, changes)
+	m.push(t, "changes:v1", program, fileLayer(t, "after"))
+	comes := m.push(t, "comes:v1", program, fileLayer(t, "comes"))
+	second := m.build(t, keeps, changes, comes)
+	committed := func(t *testing.T, s *started) string {
+		t.Helper()
+		reference := "nodeimg-boot/committed:" + suffix()
+		if err := s.Commit(t.Context(), reference); err != nil {
+			t.Fatal(err)
+		}
+		s.remove(t)
+		m.forget(t, reference)
+		return reference
+	}
+
+	t.Run("/var on an anonymous volume", func(t *testing.T) {
+		n := m.booted(t, node.Options{Image: first})
+		before := n.stamp(t)
+		var kilobytes int
+		out := n.must(t, "du", "-sk", "/var/lib/containerd")
+		if _, err := fmt.Sscan(out, &kilobytes); err != nil || kilobytes < 50 || kilobytes >= 2048 {
+			t.Errorf("right after the boot du says %q", out)
+		}
+		n.known(t, keeps, goes, changes)
+		if check := n.must(t, "ctr", "-n", "k8s.io", "images", "check"); strings.Count(check, "true") != strings.Count(check, "\n")-1 {
+			t.Errorf("not all images are unpacked:\n%s", check)
+		}
+		n.sees(t, keeps, "keeps", "common")
+		n.must(t, "crictl", "rmi", goes)
+		n.known(t, keeps, changes)
+		if err := n.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.WaitBooted(t.Context(), limit); err != nil {
+			t.Fatal(err)
+		}
+		n.known(t, keeps, changes)
+		n.sees(t, keeps, "keeps", "common")
+		n.sees(t, changes, "before")
+		if after := n.stamp(t); after != before {
+			t.Error("something below /usr/lib/nodeimg has changed")
+		}
+		image := committed(t, n)
+		// What was removed was noted on the volume, which a commit leaves out.
+		n = m.booted(t, node.Options{Image: image, PlainVar: true, Volumes: map[string]string{"/var/lib/containerd": ""}})
+		n.known(t, keeps, goes, changes)
+		n.sees(t, goes, "goes")
+	})
+
+	t.Run("without a volume", func(t *testing.T) {
+		n := m.booted(t, node.Options{Image: first, PlainVar: true})
+		n.known(t, keeps, goes, changes)
+		n.sees(t, keeps, "keeps", "common")
+		n.must(t, "crictl", "rmi", goes)
+		image := committed(t, n)
+		// The commit holds containerd's state; Docker copies it into the new volume.
+		n = m.booted(t, node.Options{Image: image})
+		n.known(t, keeps, changes)
+		n.sees(t, keeps, "keeps", "common")
+	})
+
+	t.Run("read-only root", func(t *testing.T) {
+		n := m.booted(t, node.Options{Image: first, ReadOnly: true, Volumes: map[string]string{"/etc": ""}})
+		if out, err := n.Exec(t.Context(), "touch", "/usr/lib/nodeimg/written"); err == nil {
+			t.Errorf("the root can be written to: %s", out)
+		}
+		n.known(t, keeps, goes, changes)
+		n.sees(t, keeps, "keeps", "common")
+	})
+
+	t.Run("volume of another node image", func(t *testing.T) {
+		volume := "nodeimg-boot-" + suffix()
+		t.Cleanup(func() {
+			if err := m.docker.RemoveVolume(context.WithoutCancel(t.Context()), volume); err != nil {
+				t.Error(err)
+			}
+		})
+		options := node.Options{Image: first, PlainVar: true, Volumes: map[string]string{"/var": volume}}
+		n := m.booted(t, options)
+		n.sees(t, goes, "goes")
+		n.remove(t)
+		options.Image = second
+		n = m.booted(t, options)
+		n.known(t, keeps, changes, comes)
+		n.sees(t, keeps, "keeps", "common")
+		n.sees(t, changes, "after")
+		n.sees(t, comes, "comes")
+		if log := n.must(t, "journalctl", "--no-pager", "-o", "cat", "-u", "nodeimg-register"); !strings.Contains(log, goes) || !strings.Contains(log, "registered "+comes) {
+			t.Errorf("the journal does not say what became of the images:\n%s", log)
+		}
+	})
+}
