@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -50,8 +51,17 @@ func join(r initRequest) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("becoming the reaper: %w", err)
 	}
-	if err := os.Symlink(r.Temporary, temporaryIn(r.SocketDir)); err != nil {
+	short := temporaryIn(r.SocketDir)
+	if err := os.Mkdir(short, 0o700); err != nil {
 		return err
+	}
+	// No symbolic link: BuildKit compares paths in it with those that the kernel names.
+	if err := unix.Mount(r.Temporary, short, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mounting the folder for temporary files: %w", err)
+	}
+	// Where the host shares its mounts, those in here would appear in the other folder as well.
+	if err := unix.Mount("", short, "", unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("separating the folder for temporary files: %w", err)
 	}
 	if err := shim.Install(shimIn(r.SocketDir), *r.Sysbox); err != nil {
 		return fmt.Errorf("installing the runtime: %w", err)
@@ -61,15 +71,19 @@ func join(r initRequest) error {
 
 // leave takes back what a killed daemon, whose processes have ended, left with Sysbox and among the mounts.
 func leave(socketDir, state string) error {
-	if socketDir != "" {
-		shim.Clean(context.Background(), shimIn(socketDir))
+	if socketDir == "" {
+		return unmountBelow(state)
 	}
-	return unmountBelow(state)
+	shim.Clean(context.Background(), shimIn(socketDir))
+	return errors.Join(unmountBelow(state), unmountBelow(socketDir))
 }
 
 // unmountBelow unmounts everything that is mounted in dir.
 func unmountBelow(dir string) error {
 	dir, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -135,7 +135,7 @@ func markedRequest(t *testing.T, c *cache.Cache, inner, own string) builder.Requ
 	r := request(c, buildtest.Base(t, c).String(), t.TempDir(), "")
 	r.Dockerfile = fmt.Appendf(nil, `FROM base AS inner
 ARG %s=1
-RUN --network=none tool %s
+RUN --network=none --mount=type=bind,from=base,source=/bin/tool,target=/bound tool %s
 FROM base
 RUN --network=none tool %s
 COPY --link --from=inner /out/ /out/
