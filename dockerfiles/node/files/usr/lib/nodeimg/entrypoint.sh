@@ -130,7 +130,10 @@ configure_containerd() {
 		# An overlay's upper directory cannot lie on an overlay: without a volume at /var or /var/lib/containerd only copying works.
 		probe=/var/lib/containerd/.nodeimg-probe
 		mkdir -p "$probe/lower" "$probe/upper" "$probe/work" "$probe/merged"
-		if mount -t overlay overlay -o "lowerdir=$probe/lower,upperdir=$probe/upper,workdir=$probe/work" "$probe/merged" 2>/dev/null; then
+		lower=$probe/lower
+		# Unpacked images are lower directories on the container's own file system, and overlays stack only two deep.
+		[ ! -d /usr/lib/nodeimg/snapshots ] || lower=/usr/lib/nodeimg/snapshots:$lower
+		if mount -t overlay overlay -o "lowerdir=$lower,upperdir=$probe/upper,workdir=$probe/work" "$probe/merged" 2>/dev/null; then
 			umount "$probe/merged"
 		else
 			snapshotter=native
