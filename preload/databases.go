@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -146,7 +148,11 @@ func record(ctx context.Context, blobs *lockedBlobs, db *metadata.DB, image reci
 	}
 	records := metadata.NewImageStore(db)
 	for _, name := range names {
-		_, err := records.Create(ctx, images.Image{Name: name, Target: parts.target, Labels: criLabels})
+		target := parts.target
+		if strings.HasSuffix(name, "@"+parts.manifest.Digest.String()) {
+			target = parts.manifest
+		}
+		_, err := records.Create(ctx, images.Image{Name: name, Target: target, Labels: criLabels})
 		if err != nil && !errdefs.IsAlreadyExists(err) {
 			return parts, err
 		}
@@ -155,17 +161,24 @@ func record(ctx context.Context, blobs *lockedBlobs, db *metadata.DB, image reci
 }
 
 // recordNames are the names that containerd's CRI plugin gives an image that it pulls: the reference, name@digest, and the config's
-// digest, which is the image id (containerd internal/cri/server/images/image_pull.go, createOrUpdateImageReference).
+// digest, which is the image id (containerd internal/cri/server/images/image_pull.go, createOrUpdateImageReference). An image of an index
+// gets one more, name@digest of its own manifest, because tools that pin images for one platform write that into manifests of pods.
 func recordNames(image recipes.LockedImage, parts imageParts) ([]string, error) {
 	named, _, err := normalize(image.Reference)
 	if err != nil {
 		return nil, err
 	}
-	digested, err := reference.WithDigest(reference.TrimNamed(named), parts.target.Digest)
-	if err != nil {
-		return nil, err
+	names := []string{image.Reference, parts.config.Digest.String()}
+	for _, d := range []digest.Digest{parts.target.Digest, parts.manifest.Digest} {
+		digested, err := reference.WithDigest(reference.TrimNamed(named), d)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(names, digested.String()) {
+			names = append(names, digested.String())
+		}
 	}
-	return []string{image.Reference, digested.String(), parts.config.Digest.String()}, nil
+	return names, nil
 }
 
 // lockedBlobs is the part of a content store that recording needs, over the cache: sizes come from the manifests, because layers are only

@@ -1,6 +1,6 @@
 // Command criimages prints what the CRI plugin of a containerd says about images, as the kubelet asks it: one line per image with id,
-// whether it is pinned, tags and digests.
-// usage: criimages SOCKET
+// whether it is pinned, tags and digests. With names, it prints the id of the image that each of them finds, or "none".
+// usage: criimages SOCKET [NAME...]
 package main
 
 import (
@@ -24,7 +24,22 @@ func main() {
 		log.Fatal(err)
 	}
 	defer connection.Close()
-	answer, err := runtime.NewImageServiceClient(connection).ListImages(ctx, &runtime.ListImagesRequest{}, grpc.WaitForReady(true))
+	service := runtime.NewImageServiceClient(connection)
+	if len(os.Args) > 2 {
+		for _, name := range os.Args[2:] {
+			answer, err := service.ImageStatus(ctx, &runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: name}}, grpc.WaitForReady(true))
+			if err != nil {
+				log.Fatal(err)
+			}
+			id := "none"
+			if answer.Image != nil {
+				id = answer.Image.Id
+			}
+			fmt.Println(id)
+		}
+		return
+	}
+	answer, err := service.ListImages(ctx, &runtime.ListImagesRequest{}, grpc.WaitForReady(true))
 	if err != nil {
 		log.Fatal(err)
 	}
