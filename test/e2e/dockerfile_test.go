@@ -76,6 +76,7 @@ func TestE2EUserDockerfile(t *testing.T) {
 			t.Errorf("inspect does not name the preloaded images:\n%s", said)
 		}
 	})
+	t.Run("preload", func(t *testing.T) { preloadOnTop(t, docker, environment, built["script"], network) })
 }
 
 // pulledAndPreloaded boots a node and holds that the pulled image and the preloaded ones are complete and start. It returns which images
@@ -130,6 +131,37 @@ func answers(t *testing.T, n *node.Node, image string, command []string, target,
 	must(t, n, "crictl", "rmp", "--all", "--force")
 }
 
+// preloadOnTop adds an image with nodeimg preload to one that a Dockerfile made, and holds that a node of the result has all three kinds.
+func preloadOnTop(t *testing.T, docker *node.Docker, environment []string, built, network string) {
+	t.Helper()
+	folder := t.TempDir()
+	index, err := layout.Write(folder, empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const added = "docker.io/example/added:v1"
+	if err := index.AppendImage(namedApp(t, added), layout.WithAnnotations(map[string]string{imagespec.AnnotationRefName: added})); err != nil {
+		t.Fatal(err)
+	}
+	reference := "nodeimg-e2e/added:" + suffix()
+	nodeimg(t.Context(), t, environment, "preload", "docker:"+built, "-i", "layout:"+folder, "--load", "-t", reference)
+	removeImage(t, docker, reference)
+	pinned := pulledAndPreloaded(t, start(t, docker, reference, network), "docker.io/example/script:v1")
+	if !pinned[added] {
+		t.Errorf("the image that nodeimg preload added is not among the pinned ones (%v)", pinned)
+	}
+}
+
+// namedApp is the application with a label: images of other names are other images with the same layer.
+func namedApp(t *testing.T, name string) v1.Image {
+	t.Helper()
+	image, err := mutate.Config(appImage(t), v1.Config{Entrypoint: []string{"/app"}, User: "65532:65532", Labels: map[string]string{"name": name}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return image
+}
+
 // serveImages runs a registry with the images that the Dockerfiles pull while f runs.
 func serveImages(t *testing.T, docker *node.Docker, network string, f func()) {
 	t.Helper()
@@ -143,12 +175,7 @@ func serveImages(t *testing.T, docker *node.Docker, network string, f func()) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"example/script:v1", "example/hand:v1"} {
-		// One application under two names: labels make them two images with the same layer.
-		image, err := mutate.Config(appImage(t), v1.Config{Entrypoint: []string{"/app"}, User: "65532:65532", Labels: map[string]string{"name": name}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := index.AppendImage(image, layout.WithAnnotations(map[string]string{imagespec.AnnotationRefName: name})); err != nil {
+		if err := index.AppendImage(namedApp(t, name), layout.WithAnnotations(map[string]string{imagespec.AnnotationRefName: name})); err != nil {
 			t.Fatal(err)
 		}
 	}
