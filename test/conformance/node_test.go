@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -9,9 +10,11 @@ import (
 	"time"
 
 	"github.com/nodeimg/nodeimg/builder/child"
+	"github.com/nodeimg/nodeimg/builder/display"
 	"github.com/nodeimg/nodeimg/builder/publish"
 	"github.com/nodeimg/nodeimg/internal/cache"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
+	"github.com/nodeimg/nodeimg/internal/progress"
 	"github.com/nodeimg/nodeimg/nodeimage"
 	"github.com/nodeimg/nodeimg/recipes"
 	"github.com/nodeimg/nodeimg/test/conformance/tree"
@@ -42,9 +45,6 @@ func openMachine(t *testing.T) *machine {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log("the Engine's log:\n" + running.Log())
-		}
 		if err := running.Stop(); err != nil {
 			t.Error(err)
 		}
@@ -97,8 +97,25 @@ func (m *machine) build(t *testing.T, c combination, host string) string {
 			t.Error(err)
 		}
 	}()
+	var said bytes.Buffer
+	screen, err := display.New("plain", &said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		screen.Close()
+		if t.Failed() {
+			t.Logf("the build said:\n%s", said.String())
+			return
+		}
+		said.Reset()
+		if err := display.PrintTimings(&said, screen.Timings()); err != nil {
+			t.Error(err)
+		}
+		t.Logf("the build took:\n%s", said.String())
+	}()
 	reference := "nodeimg-conformance/" + c.name() + ":" + suffix()
-	if _, err := nodeimage.Build(t.Context(), c.document(t.TempDir(), host), nodeimage.Options{
+	if _, err := nodeimage.Build(progress.WithSink(t.Context(), screen.Sink()), c.document(t.TempDir(), host), nodeimage.Options{
 		Cache: m.store, Builder: b, Engine: m.engine, Tags: []string{reference}, Outputs: []publish.Output{{Type: publish.OutputDocker}},
 	}); err != nil {
 		t.Fatal(err)
@@ -164,8 +181,10 @@ func unpacked(ctx context.Context, n *node.Node) (map[string]bool, error) {
 
 // see runs a container of the image in the node and returns the tree that it sees.
 func see(ctx context.Context, n *node.Node, reference, id string) (map[string]tree.Entry, error) {
-	out, err := n.Exec(ctx, "ctr", "--namespace", "k8s.io", "run", "--rm",
-		"--mount", "type=bind,src="+dumpInNode+",dst="+dumpInContainer+",options=rbind:ro", reference, id, dumpInContainer, "/")
+	// The container may belong to any user.
+	script := `mkdir -m 0777 "$1" && ctr --namespace k8s.io run --rm --mount "type=bind,src=$3,dst=$4,options=rbind:ro" \
+		--mount "type=bind,src=$1,dst=/conformance,options=rbind:rw" "$2" "${1##*/}" "$4" / /conformance/tree >&2 && cat "$1/tree"`
+	out, err := n.Exec(ctx, "sh", "-c", script, "see", "/var/tmp/"+id, reference, dumpInNode, dumpInContainer)
 	if err != nil {
 		return nil, err
 	}

@@ -214,11 +214,16 @@ func (d *daemon) mount(ctx context.Context, snapshotter, reference, mountpoint s
 
 // dumpOf reads the tree below a folder with the dump program.
 func dumpOf(ctx context.Context, dir string) (map[string]tree.Entry, error) {
-	out, err := run(ctx, dump, dir)
+	path := dir + ".tree"
+	if _, err := run(ctx, dump, dir, path); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	return tree.Read(strings.NewReader(out))
+	defer f.Close()
+	return tree.Read(f)
 }
 
 // run runs a program and returns its standard output; the error holds what it said on standard error.

@@ -63,6 +63,9 @@ func Read(r io.Reader) (map[string]Entry, error) {
 		var e Entry
 		err := decoder.Decode(&e)
 		if errors.Is(err, io.EOF) {
+			if _, ok := tree["/"]; !ok {
+				return nil, errors.New("reading a tree: nothing is there, not even its root")
+			}
 			return tree, nil
 		}
 		if err != nil {
