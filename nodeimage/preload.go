@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -232,6 +233,10 @@ func (n *nodeImage) newConfig(change *change, arrangement *arrangement, made []l
 	for _, layer := range arrangement.kept {
 		kept[layer.DiffID] = layer
 	}
+	// A name in the history means an image that was there before.
+	same := slices.DeleteFunc(slices.Clone(change.images), func(image recipes.LockedImage) bool {
+		return !slices.ContainsFunc(n.store.contents.Images, func(p recipes.LockedImage) bool { return p.Reference == image.Reference && p.Digest == image.Digest })
+	})
 	layer := 0
 	for i, entry := range config.History {
 		if entry.EmptyLayer {
@@ -239,7 +244,7 @@ func (n *nodeImage) newConfig(change *change, arrangement *arrangement, made []l
 		}
 		id := digest.Digest(config.RootFS.DiffIDs[layer].String())
 		if contents, ok := kept[id]; ok {
-			config.History[i].CreatedBy = layersSaid(entry.CreatedBy, change.images, references[id], holders(contents, parts))
+			config.History[i].CreatedBy = layersSaid(entry.CreatedBy, same, references[id], holders(contents, parts))
 		}
 		layer++
 	}

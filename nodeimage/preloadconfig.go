@@ -62,7 +62,7 @@ func labelChanges(labels map[string]string, present, images []recipes.LockedImag
 }
 
 // layersSaid returns the history entry of a layer of preloaded images after a change. Where nodeimg wrote it, it names images: those that
-// are gone leave it, those that were made into the same layer enter it. What a build step wrote names none, and gets the names of the
+// are not among images, which stayed, leave it, and those that were made into the same layer enter it. What a build step wrote names none, and gets the names of the
 // images whose layers it holds.
 func layersSaid(createdBy string, images []recipes.LockedImage, made, holds []string) string {
 	said, ours := strings.CutPrefix(createdBy, layerComment)

@@ -24,13 +24,13 @@ const runLimit = 20 * time.Minute
 
 // workplace is a folder with recipes in which nodeimg is run.
 type workplace struct {
-	t   *testing.T
+	t   testing.TB
 	dir string
 	// env is added to the environment of nodeimg.
 	env []string
 }
 
-func newWorkplace(t *testing.T) *workplace {
+func newWorkplace(t testing.TB) *workplace {
 	t.Helper()
 	return &workplace{t: t, dir: t.TempDir()}
 }
@@ -93,7 +93,7 @@ func (w *workplace) command(ctx context.Context, args ...string) *exec.Cmd {
 
 // outcome is what a finished nodeimg left.
 type outcome struct {
-	t              *testing.T
+	t              testing.TB
 	args           []string
 	status         int
 	stdout, stderr string
@@ -228,7 +228,7 @@ func (w *workplace) entries(name string) []string {
 }
 
 // eventually polls until done, and fails the test when that takes absurdly long.
-func eventually(t *testing.T, what string, done func() bool) {
+func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(runLimit); !done(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {

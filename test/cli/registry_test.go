@@ -45,7 +45,7 @@ func newRegistry(user, password string) (r *registryServer, closeServer func()) 
 	return r, server.Close
 }
 
-func startRegistry(t *testing.T, user, password string) *registryServer {
+func startRegistry(t testing.TB, user, password string) *registryServer {
 	t.Helper()
 	r, closeServer := newRegistry(user, password)
 	t.Cleanup(closeServer)
@@ -90,7 +90,7 @@ func (r *registryServer) asked(part string) []string {
 }
 
 // options are what a client of this registry needs.
-func (r *registryServer) options(t *testing.T) []remote.Option {
+func (r *registryServer) options(t testing.TB) []remote.Option {
 	options := []remote.Option{remote.WithContext(t.Context())}
 	if r.user != "" {
 		options = append(options, remote.WithAuth(&authn.Basic{Username: r.user, Password: r.password}))
@@ -99,7 +99,7 @@ func (r *registryServer) options(t *testing.T) []remote.Option {
 }
 
 // push puts an image into the registry as path, for instance library/app:1.
-func (r *registryServer) push(t *testing.T, path string, image v1.Image) {
+func (r *registryServer) push(t testing.TB, path string, image v1.Image) {
 	t.Helper()
 	ref, err := name.ParseReference(r.host + "/" + path)
 	if err != nil {
@@ -111,7 +111,7 @@ func (r *registryServer) push(t *testing.T, path string, image v1.Image) {
 }
 
 // pull reads an image, as path or as a full reference.
-func (r *registryServer) pull(t *testing.T, path string) v1.Image {
+func (r *registryServer) pull(t testing.TB, path string) v1.Image {
 	t.Helper()
 	ref, err := name.ParseReference(r.host + "/" + strings.TrimPrefix(path, r.host+"/"))
 	if err != nil {
@@ -142,7 +142,7 @@ func (r *registryServer) auth() string {
 
 // newImage makes an image for linux/amd64 with two layers that no cache knows; the same number gives the same image in one run of the
 // tests.
-func newImage(t *testing.T, number int64) v1.Image {
+func newImage(t testing.TB, number int64) v1.Image {
 	t.Helper()
 	image, err := random.Image(20_000, 2, random.WithSource(rand.NewSource(seed+number)))
 	if err != nil {
