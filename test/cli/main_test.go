@@ -115,16 +115,19 @@ func compile(ctx context.Context, dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	for _, pkg := range []string{"./cmd/nodeimg", "github.com/moby/buildkit/cmd/buildkitd"} {
-		name := filepath.Base(pkg)
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", filepath.Join(built, name), pkg)
-		cmd.Dir = repository
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("compiling %s: %w\n%s", pkg, err, out)
-		}
-		// A copy, because the next run of the tests may compile while this one lasts.
-		if err := copyProgram(filepath.Join(built, name), filepath.Join(dir, name)); err != nil {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", filepath.Join(built, "nodeimg"), "./cmd/nodeimg")
+	cmd.Dir = repository
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("compiling nodeimg: %w\n%s", err, out)
+	}
+	daemon, err := tools.Buildkitd(ctx)
+	if err != nil {
+		return err
+	}
+	// Copies, because the next run of the tests may compile while this one lasts, and other users cannot look into the cache.
+	for _, file := range []string{filepath.Join(built, "nodeimg"), daemon} {
+		if err := copyProgram(file, filepath.Join(dir, filepath.Base(file))); err != nil {
 			return err
 		}
 	}

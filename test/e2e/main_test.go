@@ -27,18 +27,27 @@ func run(m *testing.M) int {
 	if err == nil {
 		defer os.RemoveAll(dir)
 		programs = dir
-		cmd := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "github.com/nodeimg/nodeimg/cmd/nodeimg", "github.com/moby/buildkit/cmd/buildkitd")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		var out []byte
-		if out, err = cmd.CombinedOutput(); err != nil {
-			err = fmt.Errorf("%w\n%s", err, out)
-		}
+		err = compile(context.Background(), dir)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "compiling nodeimg:", err)
 		return 1
 	}
 	return m.Run()
+}
+
+// compile puts nodeimg and buildkitd into dir.
+func compile(ctx context.Context, dir string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", dir+"/", "github.com/nodeimg/nodeimg/cmd/nodeimg")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	buildkitd, err := tools.Buildkitd(ctx)
+	if err != nil {
+		return err
+	}
+	return os.Symlink(buildkitd, filepath.Join(dir, "buildkitd"))
 }
 
 // nodeimg runs the binary and returns what it wrote to standard output; progress goes to the test's log when it fails.

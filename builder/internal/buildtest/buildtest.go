@@ -26,8 +26,9 @@ import (
 	"github.com/nodeimg/nodeimg/internal/cache"
 )
 
-// goBuild builds pkg into the user's cache, where it stays up to date, and returns the path.
-func goBuild(t testing.TB, pkg, name string, env ...string) string {
+// goBuild builds pkg into the user's cache, where it stays up to date, and returns the path. The flags are those of the product's programs,
+// so that the packages of both are compiled once.
+func goBuild(t testing.TB, pkg, name string) string {
 	t.Helper()
 	user, err := os.UserCacheDir()
 	if err != nil {
@@ -43,8 +44,8 @@ func goBuild(t testing.TB, pkg, name string, env ...string) string {
 		t.Fatal(err)
 	}
 	defer lock.Close()
-	cmd := exec.Command("go", "build", "-o", path, pkg)
-	cmd.Env = append(os.Environ(), env...)
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", path, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build %s: %v\n%s", pkg, err, out)
 	}
@@ -60,19 +61,19 @@ func Buildkitd(t testing.TB) string {
 // Tool returns the path of the program of the folder tool.
 func Tool(t testing.TB) string {
 	t.Helper()
-	return goBuild(t, "github.com/nodeimg/nodeimg/builder/internal/buildtest/tool", "tool", "CGO_ENABLED=0")
+	return goBuild(t, "github.com/nodeimg/nodeimg/builder/internal/buildtest/tool", "tool")
 }
 
 // Sysbox returns the path of the program that stands in for Sysbox, see its documentation.
 func Sysbox(t testing.TB) string {
 	t.Helper()
-	return goBuild(t, "github.com/nodeimg/nodeimg/test/internal/sysbox", "sysbox", "CGO_ENABLED=0")
+	return goBuild(t, "github.com/nodeimg/nodeimg/test/internal/sysbox", "sysbox")
 }
 
 // Recorder returns the path of the program that records how it is called and then is runc.
 func Recorder(t testing.TB) string {
 	t.Helper()
-	return goBuild(t, "github.com/nodeimg/nodeimg/test/internal/sysbox/recorder", "recorder", "CGO_ENABLED=0")
+	return goBuild(t, "github.com/nodeimg/nodeimg/test/internal/sysbox/recorder", "recorder")
 }
 
 // Base stores an image in c whose root file system is the program of the folder tool, as /bin/tool and /bin/sh, and returns the
