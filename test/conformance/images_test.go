@@ -94,12 +94,12 @@ func (r row) image(s seeds) (remote.Taggable, error) {
 	if !r.index {
 		return image, nil
 	}
-	other := row{name: r.name, layers: []layer{of(file("foreign", "another platform"))}}
+	other := row{name: r.name, docker: r.docker, layers: []layer{of(file("foreign", "another platform"))}}
 	others, err := other.single(foreign, s)
 	if err != nil {
 		return nil, fmt.Errorf("making %s: %w", r.name, err)
 	}
-	attested := row{name: r.name, layers: []layer{of(file("attestation", "no image at all"))}}
+	attested := row{name: r.name, docker: r.docker, layers: []layer{of(file("attestation", "no image at all"))}}
 	attestation, err := attested.single("unknown", s)
 	if err != nil {
 		return nil, fmt.Errorf("making %s: %w", r.name, err)
@@ -108,7 +108,11 @@ func (r row) image(s seeds) (remote.Taggable, error) {
 	if err != nil {
 		return nil, err
 	}
-	return mutate.AppendManifests(mutate.IndexMediaType(empty.Index, types.OCIImageIndex),
+	list := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	if r.docker {
+		list = mutate.IndexMediaType(empty.Index, types.DockerManifestList)
+	}
+	return mutate.AppendManifests(list,
 		// The other one comes first: nobody may just take the first.
 		mutate.IndexAddendum{Add: others, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: foreign}}},
 		mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: own}}},

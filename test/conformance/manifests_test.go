@@ -12,6 +12,7 @@ import (
 var manifests = []row{
 	{name: "schema-2", docker: true, layers: []layer{base, of(whiteout("f"), file("new", "1"))}},
 	{name: "platforms", index: true, layers: []layer{base, of(whiteout("f"))}},
+	{name: "platforms-schema-2", index: true, docker: true, layers: []layer{base, of(whiteout("f"))}},
 	{name: "gzip-members", layers: []layer{{format: packedGzipMembers, entries: base.entries}}},
 	{name: "zstd", layers: []layer{base, {format: packedZstd, entries: []entry{whiteout("f"), file("z", "zstd")}}, {format: packedZstdFrames, entries: []entry{file("y", "frames")}}}},
 	{name: "uncompressed", layers: []layer{{format: packedNot, entries: base.entries}, {format: packedNot, entries: []entry{file("u", "not compressed")}}}},

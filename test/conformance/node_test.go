@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -108,11 +109,12 @@ func (m *machine) build(t *testing.T, c combination, host string) string {
 			t.Logf("the build said:\n%s", said.String())
 			return
 		}
+		long := slices.DeleteFunc(screen.Timings(), func(step display.Timing) bool { return step.Duration() < time.Second })
 		said.Reset()
-		if err := display.PrintTimings(&said, screen.Timings()); err != nil {
+		if err := display.PrintTimings(&said, long[:min(10, len(long))]); err != nil {
 			t.Error(err)
 		}
-		t.Logf("the build took:\n%s", said.String())
+		t.Logf("the longest steps of the build:\n%s", said.String())
 	}()
 	reference := "nodeimg-conformance/" + c.name() + ":" + suffix()
 	if _, err := nodeimage.Build(progress.WithSink(t.Context(), screen.Sink()), c.document(t.TempDir(), host), nodeimage.Options{
@@ -182,8 +184,17 @@ func unpacked(ctx context.Context, n *node.Node) (map[string]bool, error) {
 // see runs a container of the image in the node and returns the tree that it sees.
 func see(ctx context.Context, n *node.Node, reference, id string) (map[string]tree.Entry, error) {
 	// The container may belong to any user.
-	script := `mkdir -m 0777 "$1" && ctr --namespace k8s.io run --rm --mount "type=bind,src=$3,dst=$4,options=rbind:ro" \
-		--mount "type=bind,src=$1,dst=/conformance,options=rbind:rw" "$2" "${1##*/}" "$4" / /conformance/tree >&2 && cat "$1/tree"`
+	return seeBy(ctx, n, `mkdir -m 0777 "$1" && ctr --namespace k8s.io run --rm --mount "type=bind,src=$3,dst=$4,options=rbind:ro" \
+		--mount "type=bind,src=$1,dst=/conformance,options=rbind:rw" "$2" "${1##*/}" "$4" / /conformance/tree >&2 && cat "$1/tree"`, reference, id)
+}
+
+// mounted mounts the image in the node as for a container, without running one, and returns the tree there.
+func mounted(ctx context.Context, n *node.Node, reference, id string) (map[string]tree.Entry, error) {
+	return seeBy(ctx, n, `mkdir -p "$1/mounted" && ctr --namespace k8s.io images mount --rw "$2" "$1/mounted" >&2 && "$3" "$1/mounted" "$1/tree" &&
+		umount "$1/mounted" && cat "$1/tree"`, reference, id)
+}
+
+func seeBy(ctx context.Context, n *node.Node, script, reference, id string) (map[string]tree.Entry, error) {
 	out, err := n.Exec(ctx, "sh", "-c", script, "see", "/var/tmp/"+id, reference, dumpInNode, dumpInContainer)
 	if err != nil {
 		return nil, err
