@@ -16,7 +16,7 @@ const (
 
 	// MaxNodes bounds the files and directories of an image that is unpacked, because they are held in memory. Images beyond it stay
 	// packed.
-	MaxNodes = 1 << 20
+	MaxNodes = 600_000
 	// MaxNames in bytes bounds names, link targets and extended attributes of an image, for the same reason. Images beyond it stay packed.
 	MaxNames = 128 << 20
 	// MaxPath in bytes bounds the path of a file in the image. Linux takes 4095 (PATH_MAX), of which the folder of the tree and whatever
