@@ -21,7 +21,24 @@ import (
 
 // Keychain returns the user's keychain: the first of docker's and podman's that knows the registry, else anonymous.
 func Keychain() authn.Keychain {
-	return authn.NewMultiKeychain(authn.DefaultKeychain, podman{})
+	return discreet{authn.NewMultiKeychain(authn.DefaultKeychain, podman{})}
+}
+
+// discreet keeps secrets out of errors: where a credential helper fails, docker's library repeats all that the helper has printed.
+type discreet struct{ keychain authn.Keychain }
+
+// Resolve implements authn.Keychain.
+func (d discreet) Resolve(target authn.Resource) (authn.Authenticator, error) {
+	return d.ResolveContext(context.Background(), target)
+}
+
+// ResolveContext implements authn.ContextKeychain.
+func (d discreet) ResolveContext(ctx context.Context, target authn.Resource) (authn.Authenticator, error) {
+	found, err := authn.Resolve(ctx, d.keychain, target)
+	if err != nil && strings.Contains(strings.ToLower(err.Error()), `"secret"`) {
+		return nil, errors.New("the credential helper failed; what it printed is not shown, because there is a secret in it")
+	}
+	return found, err
 }
 
 // podman is podman's keychain (containers-auth.json(5)): unlike go-containerregistry's default one it is asked also where docker has
