@@ -82,7 +82,7 @@ func (m made) holding(name string, numbers ...int) preload.ContentsLayer {
 	return layer
 }
 
-func newCache(t *testing.T) *cache.Cache {
+func newCache(t testing.TB) *cache.Cache {
 	t.Helper()
 	c, err := cache.Open(t.TempDir())
 	if err != nil {
