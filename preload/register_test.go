@@ -1,6 +1,7 @@
 package preload
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,13 +16,49 @@ import (
 // register runs what the node runs after containerd when its state was not made from the store, and returns what it says.
 func (n *node) register(t *testing.T, dir string) string {
 	t.Helper()
-	command := exec.CommandContext(t.Context(), "sh", filepath.Join(scripts, "register-store.sh"))
-	command.Env = append(bootEnvironment(dir, n.root), "CONTAINERD_ADDRESS="+n.socket, "PATH="+mustPrograms(t)+":"+os.Getenv("PATH"))
-	out, err := command.CombinedOutput()
+	out, err := n.tryRegister(t, dir, mustPrograms(t))
 	if err != nil {
 		t.Fatalf("registering: %v: %s\n%s", err, out, n.text(t))
 	}
-	return string(out)
+	return out
+}
+
+// tryRegister is register with the ctr in the folder programs.
+func (n *node) tryRegister(t *testing.T, dir, programs string) (string, error) {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), "sh", filepath.Join(scripts, "register-store.sh"))
+	command.Env = append(bootEnvironment(dir, n.root), "CONTAINERD_ADDRESS="+n.socket, "PATH="+programs+":"+os.Getenv("PATH"))
+	out, err := command.CombinedOutput()
+	return string(out), err
+}
+
+// registerUntil runs register with a ctr that dies at its first call, then at its second, and so on until one run needs fewer calls. It
+// returns what all runs said.
+func (n *node) registerUntil(t *testing.T, dir string) string {
+	t.Helper()
+	programs, count := t.TempDir(), filepath.Join(t.TempDir(), "count")
+	var said strings.Builder
+	for allowed := 0; ; allowed++ {
+		if allowed == 50 {
+			t.Fatalf("it never ends: %s", said.String())
+		}
+		writeFile(t, count, nil)
+		writeFile(t, filepath.Join(programs, "ctr"), fmt.Appendf(nil, "#!/bin/sh\necho >>%s\n[ \"$(wc -l <%s)\" -le %d ] || exit 1\nexec %s/ctr \"$@\"\n", count, count, allowed, mustPrograms(t)))
+		if err := os.Chmod(filepath.Join(programs, "ctr"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		out, err := n.tryRegister(t, dir, programs)
+		said.WriteString(out)
+		if err == nil {
+			if allowed < 3 {
+				t.Errorf("it ends with %d calls of ctr", allowed)
+			}
+			return said.String()
+		}
+		if _, missing := os.Stat(filepath.Join(n.root, "run", "register-store")); missing != nil {
+			t.Fatalf("with %d calls of ctr it takes itself for done: %v: %s", allowed, err, out)
+		}
+	}
 }
 
 // complete reports an image that the CRI plugin does not know as pinned under its tag and digest, or that lacks blobs.
@@ -149,7 +186,7 @@ func TestStateOfAnotherNodeImage(t *testing.T) {
 		t.Error("the other store does not ask for registering")
 	}
 	n = startNode(t, root)
-	said := n.register(t, usr)
+	said := n.registerUntil(t, usr)
 	n.complete(t, second[0], second[2], second[3])
 	list := n.ctr(t, "images", "ls", "-q")
 	for _, gone := range []string{first[1].Reference, first[2].Reference, mine[1].Reference} {

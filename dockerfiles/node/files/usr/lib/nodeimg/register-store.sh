@@ -12,7 +12,12 @@ runtime=${NODEIMG_RUNTIME:-/run/nodeimg}
 blobs=$root/io.containerd.content.v1.content/blobs/sha256
 snapshots=$root/io.containerd.snapshotter.v1.overlayfs/snapshots
 marker=$root/nodeimg-store
-wanted=$root/nodeimg-wanted
+id=$(cat "$databases/meta.db" "$databases/metadata.db" | sha256sum)
+id=${id%% *}
+# Which images to register and which blobs are lost is found once for a store, before anything is removed.
+wanted=$root/nodeimg-wanted-$id
+lost=$root/nodeimg-lost-$id
+failed=
 export CONTAINERD_NAMESPACE=k8s.io
 
 say() { echo "nodeimg: $*"; }
@@ -36,9 +41,9 @@ choose() {
 		($1, digest[$1]) in earlier { print }' "$work/earlier" "$work/images" "$work/store"
 }
 
-# descendants prints the snapshots in the file $1 and all that stand on them, children first.
+# descendants prints the snapshots in the file $1 and all that stand on them in the table $2, children first.
 descendants() {
-	ctr snapshots --snapshotter overlayfs ls | awk 'FILENAME == ARGV[1] { lost[$1] = 1; next }
+	awk 'FILENAME == ARGV[1] { lost[$1] = 1; next }
 		FNR > 1 { parent[$1] = NF > 2 ? $2 : "" }
 		END {
 			for (key in parent) {
@@ -46,12 +51,11 @@ descendants() {
 				for (up = key; up != ""; up = parent[up]) { depth++; if (up in lost) hit = 1 }
 				if (hit) print depth, key
 			}
-		}' "$1" - | sort -rn | cut -d ' ' -f 2
+		}' "$1" "$2" | sort -rn | cut -d ' ' -f 2
 }
 
 # forget removes images, snapshots and blobs whose files were in an earlier store and are not in this one.
 forget() {
-	find -L "$blobs" -maxdepth 1 -type l | sed 's|.*/|sha256:|' >"$work/blobs"
 	: >"$work/chains"
 	if [ -d "$snapshots" ]; then
 		find -L "$snapshots" -maxdepth 1 -type l -exec readlink {} + | sed 's|.*/|sha256:|' >"$work/chains"
@@ -62,9 +66,13 @@ forget() {
 		if command -v crictl >/dev/null; then
 			crictl rmp --all --force || true
 		fi
-		descendants "$work/chains" >"$work/lost"
-		xargs -r ctr snapshots --snapshotter overlayfs rm <"$work/lost" || say "not all of them could be removed"
+		ctr snapshots --snapshotter overlayfs ls >"$work/snapshots"
+		descendants "$work/chains" "$work/snapshots" >"$work/lost"
+		xargs -r ctr snapshots --snapshotter overlayfs rm <"$work/lost" || failed="not all unpacked layers could be removed"
 	fi
+	# What was pulled since an earlier run was cut short is lost no more.
+	find -L "$blobs" -maxdepth 1 -type f | sed 's|.*/|sha256:|' >"$work/whole"
+	awk 'FILENAME == ARGV[1] { whole[$1] = 1; next } !($1 in whole)' "$work/whole" "$lost" >"$work/blobs"
 	if [ -s "$work/blobs" ]; then
 		xargs -r ctr content rm <"$work/blobs" >/dev/null || true
 		check | awk 'FILENAME == ARGV[1] { lost[$1] = 1; next }
@@ -111,15 +119,18 @@ mkdir -p "$work" "$blobs"
 names "$store/index.json" >"$work/store"
 : >"$work/earlier"
 [ ! -e "$marker" ] || names "$marker" >"$work/earlier"
-# Decided once, before anything is removed.
 if [ ! -e "$wanted" ]; then
+	find -L "$blobs" -maxdepth 1 -type l | sed 's|.*/|sha256:|' >"$lost"
 	check >"$work/images"
 	choose >"$wanted.new"
 	mv -f "$wanted.new" "$wanted"
 fi
 forget
 [ ! -s "$wanted" ] || register
-id=$(cat "$databases/meta.db" "$databases/metadata.db" | sha256sum)
-{ echo "${id%% *}" && cat "$store/index.json"; } >"$marker.new"
+if [ -n "$failed" ]; then
+	say "$failed; the next start tries again"
+	exit 1
+fi
+{ echo "$id" && cat "$store/index.json"; } >"$marker.new"
 mv -f "$marker.new" "$marker"
-rm -rf "$wanted" "$work" "$runtime/register-store"
+rm -rf "$root"/nodeimg-wanted-* "$root"/nodeimg-lost-* "$work" "$runtime/register-store"
