@@ -1,6 +1,7 @@
 package layers_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -189,5 +190,31 @@ func TestNoRoom(t *testing.T) {
 	_, err := layers.Make(t.Context(), c, images, layers.Options{Epoch: epoch})
 	if !errors.As(err, new(*recipes.InputError)) || !strings.Contains(err.Error(), "maxLayers") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestCancel leaves nothing behind when it ends while a layer is being written.
+func TestCancel(t *testing.T) {
+	c := newCache(t)
+	images := []recipes.LockedImage{put(t, c, "registry.example/a:1", imageOf(t, giant(t, "a", 64<<20)))}
+	reason := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	blobs := -1
+	sink := func(status *client.SolveStatus) {
+		if len(status.Statuses) > 0 && status.Statuses[0].Current > 0 && blobs < 0 {
+			blobs = len(blobsIn(t, c))
+			cancel(reason)
+		}
+	}
+	if _, err := layers.Make(progress.WithSink(ctx, sink), c, images, options(recipes.LayoutUnpacked)); !errors.Is(err, reason) {
+		t.Errorf("got %v", err)
+	}
+	left, err := filepath.Glob(filepath.Join(c.Root(), "partial", "*"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	if after := len(blobsIn(t, c)); blobs < 0 || after != blobs {
+		t.Errorf("%d blobs before, %d after", blobs, after)
 	}
 }

@@ -2,10 +2,12 @@ package layers
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"hash"
 	"io"
+	"runtime"
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
@@ -34,12 +36,12 @@ func (k kind) level() int {
 }
 
 const (
-	// sectionWorth is the size in bytes from which on compressed bytes become a gzip member of their own, which costs a few dozen bytes.
+	// sectionWorth is the size in bytes from which on compressed bytes get chunks of their own, which costs a few dozen bytes.
 	sectionWorth = 64 << 10
-	// chunkSize in bytes is what travels from stage to stage.
-	chunkSize = 256 << 10
+	// chunkSize in bytes is what travels from stage to stage. Chunks are compressed one by one, which makes small ones come out larger.
+	chunkSize = 1 << 20
 	// chunksBetween two stages let one go on while the other waits; more only needs more memory.
-	chunksBetween = 4
+	chunksBetween = 2
 )
 
 // chunk is a piece of the uncompressed stream; bytes of different kinds never share one.
@@ -127,7 +129,8 @@ func store(ctx context.Context, c *cache.Cache, count func(int64), produce func(
 		return err
 	})
 	work.Go(func() error {
-		d, size, err := c.Put(r, "")
+		// With a buffer of this size a member goes through the pipe in one piece.
+		d, size, err := c.Put(bufio.NewReaderSize(r, chunkSize), "")
 		made.Digest, made.Size = d, size
 		r.CloseWithError(errors.Join(errors.New("the cache takes no more"), err))
 		return err
@@ -176,42 +179,77 @@ func hashChunks(ctx context.Context, from <-chan chunk, to chan<- chunk, sum has
 	}
 }
 
-// compressChunks writes chunks as gzip members, one for each run of chunks of one kind (RFC 1952 allows more than one; stargz layers have
-// one per file, so that all readers of layers know them). The headers hold neither name nor time.
+// compressChunks writes each chunk as a gzip member of its own (RFC 1952 allows more than one; stargz layers have one per file, so that all
+// readers of layers know them), so that all processors can work on one layer. The headers hold neither name nor time.
 func compressChunks(ctx context.Context, from <-chan chunk, to io.Writer) error {
-	// The compressor writes a few bytes at a time, too few for a pipe.
-	buffered := bufio.NewWriterSize(to, chunkSize)
-	encoders := map[kind]*gzip.Writer{}
-	var encoder *gzip.Writer
-	current := files
-	for {
-		c, more, err := receive(ctx, from)
-		if err != nil {
-			return err
-		}
-		if encoder != nil && (!more || c.kind != current) {
-			if err := encoder.Close(); err != nil {
+	work, ctx := errgroup.WithContext(ctx)
+	// What is being compressed, in the order of the stream.
+	members := make(chan chan *bytes.Buffer, runtime.GOMAXPROCS(0))
+	work.Go(func() error {
+		for {
+			c, more, err := receive(ctx, from)
+			if err != nil {
 				return err
 			}
-			encoder = nil
+			if !more {
+				close(members)
+				return nil
+			}
+			member := make(chan *bytes.Buffer, 1)
+			select {
+			case members <- member:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			work.Go(func() error {
+				b := results.Get().(*bytes.Buffer)
+				err := c.compress(b)
+				member <- b
+				return err
+			})
 		}
-		if !more {
-			return buffered.Flush()
-		}
-		if encoder == nil {
-			current = c.kind
-			if encoder = encoders[current]; encoder == nil {
-				if encoder, err = gzip.NewWriterLevel(buffered, current.level()); err != nil {
+	})
+	work.Go(func() error {
+		for {
+			select {
+			case member, more := <-members:
+				if !more {
+					return nil
+				}
+				b := <-member
+				if _, err := b.WriteTo(to); err != nil {
 					return err
 				}
-				encoders[current] = encoder
-			} else {
-				encoder.Reset(buffered)
+				results.Put(b)
+			case <-ctx.Done():
+				return context.Cause(ctx)
 			}
 		}
-		if _, err := encoder.Write(c.bytes); err != nil {
+	})
+	return work.Wait()
+}
+
+// results are empty buffers for members; encoders are idle compressors by kind.
+var (
+	results  = sync.Pool{New: func() any { return bytes.NewBuffer(make([]byte, 0, chunkSize)) }}
+	encoders [2]sync.Pool
+)
+
+// compress writes the chunk to b as a gzip member and gives its own buffer back.
+func (c chunk) compress(b *bytes.Buffer) error {
+	defer c.free()
+	encoder, ok := encoders[c.kind].Get().(*gzip.Writer)
+	if ok {
+		encoder.Reset(b)
+	} else {
+		var err error
+		if encoder, err = gzip.NewWriterLevel(b, c.kind.level()); err != nil {
 			return err
 		}
-		c.free()
 	}
+	defer encoders[c.kind].Put(encoder)
+	if _, err := encoder.Write(c.bytes); err != nil {
+		return err
+	}
+	return encoder.Close()
 }
