@@ -26,7 +26,8 @@ func TestNotices(t *testing.T) {
 		{"lost whiteout", "whiteout-file", func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, "d/old"), []byte("old"), 0o644)
 		}, []string{"/d/old: a file that must not be there"}},
-		{"lost file", "whiteout-file", func(dir string) error { return os.Remove(filepath.Join(dir, "d/kept")) }, []string{"/d/kept: missing, want a file"}},
+		{"lost file", "whiteout-file", func(dir string) error { return os.Remove(filepath.Join(dir, "d/kept")) },
+			[]string{"/d/kept: missing, want a file"}},
 		{"lost capability", "capabilities", func(dir string) error {
 			return unix.Removexattr(filepath.Join(dir, "ping"), "security.capability")
 		}, []string{"/ping: xattr security.capability is missing"}},
@@ -52,8 +53,10 @@ func TestNotices(t *testing.T) {
 				return os.WriteFile(path, []byte(strings.Repeat("0", 64)), 0o644)
 			})
 		}, []string{"/seed: content is "}},
-		{"lost setuid", "special-modes", func(dir string) error { return os.Chmod(filepath.Join(dir, "setuid"), 0o755) }, []string{"/setuid: mode is 0755, want 4755"}},
-		{"changed owner", "large-ids", func(dir string) error { return os.Lchown(filepath.Join(dir, "link"), 34464, 100001) }, []string{"/link: uid is 34464, want 100000"}},
+		{"lost setuid", "special-modes", func(dir string) error { return os.Chmod(filepath.Join(dir, "setuid"), 0o755) },
+			[]string{"/setuid: mode is 0755, want 4755"}},
+		{"changed owner", "large-ids", func(dir string) error { return os.Lchown(filepath.Join(dir, "link"), 34464, 100001) },
+			[]string{"/link: uid is 34464, want 100000"}},
 		{"changed device", "devices", func(dir string) error {
 			path := filepath.Join(dir, "loop")
 			if err := os.Remove(path); err != nil {

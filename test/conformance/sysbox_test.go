@@ -65,7 +65,8 @@ func startSysbox(t *testing.T) {
 		_ = daemon.Process.Signal(unix.SIGTERM)
 		_ = daemon.Wait()
 		log, err := os.ReadFile(filepath.Join(place, "log", "sysbox-mgr.log"))
-		if in, out := strings.Count(string(log), "\nregister "), strings.Count(string(log), "\nunregister "); err != nil || in != out || strings.Contains(string(log), "failed") {
+		if in, out := strings.Count(string(log), "\nregister "), strings.Count(string(log), "\nunregister "); err != nil || in != out ||
+			strings.Contains(string(log), "failed") {
 			t.Errorf("Sysbox ran %d steps and ended %d (%v):\n%s%s", in, out, err, log, said.String())
 		}
 	})
