@@ -82,7 +82,7 @@ func Clean(ctx context.Context, dir string) {
 	if err != nil {
 		return
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, cleanTimeout, errors.New("Sysbox does not answer"))
+	ctx, cancel := context.WithTimeoutCause(ctx, cleanTimeout, errors.New("no answer from Sysbox"))
 	defer cancel()
 	var all sync.WaitGroup
 	for _, id := range ids {

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -29,7 +30,7 @@ func runtimeMain(args []string) (int, error) {
 		case flag == "--bundle":
 			bundle = value
 		case arg == "--keep":
-			return 1, errors.New("Incorrect Usage.\n\nflag provided but not defined: -keep")
+			return 1, errors.New("flag provided but not defined: -keep")
 		case name == "" && !strings.HasPrefix(arg, "-"):
 			name = args[i]
 		}
@@ -118,7 +119,10 @@ func runContainer(runc string, args []string, bundle, id string) (status int, er
 	linux["uidMappings"], linux["gidMappings"] = mapping, mapping
 	mounts, _ := spec["mounts"].([]any)
 	for _, volume := range answer.Volumes {
-		mounts = append(mounts, map[string]any{"destination": volume.Target, "source": volume.Source, "type": "bind", "options": []string{"rbind", "rw"}})
+		mounts = append(mounts, map[string]any{"destination": volume.Target, "source": volume.Source, "type": "bind", "options": []any{"rbind", "rw"}})
+	}
+	for _, m := range mounts {
+		keepLocked(m.(map[string]any))
 	}
 	spec["mounts"] = mounts
 	if text, err = json.Marshal(spec); err != nil {
@@ -141,6 +145,23 @@ func hasNamespace(namespaces []any, kind string) bool {
 		}
 	}
 	return false
+}
+
+// keepLocked adds the options of a bind mount that a user namespace may not drop (mount_namespaces(7)). The real sysbox-runc mounts from
+// outside of the namespace, and newer versions of runc do this themselves.
+func keepLocked(m map[string]any) {
+	source, _ := m["source"].(string)
+	options, _ := m["options"].([]any)
+	var st unix.Statfs_t
+	if !slices.Contains(options, any("rbind")) && !slices.Contains(options, any("bind")) || unix.Statfs(source, &st) != nil {
+		return
+	}
+	for flag, option := range map[int64]string{unix.ST_NOSUID: "nosuid", unix.ST_NODEV: "nodev", unix.ST_NOEXEC: "noexec", unix.ST_RDONLY: "ro"} {
+		if st.Flags&flag != 0 {
+			options = append(options, option)
+		}
+	}
+	m["options"] = options
 }
 
 // pass runs cmd in the place of this process and returns its exit status.
