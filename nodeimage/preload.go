@@ -151,12 +151,18 @@ func (n *nodeImage) sources() *preload.Sources {
 // resolve finds the images to add, for the node's platform.
 func (n *nodeImage) resolve(ctx context.Context, sources *preload.Sources) ([]recipes.LockedImage, error) {
 	var found []recipes.LockedImage
-	for _, source := range n.options.Add {
-		images, err := sources.Resolve(ctx, source, n.report.Platform, recipes.RoleUser)
+	for _, pattern := range n.options.Add {
+		list, err := pattern.Expand(".")
 		if err != nil {
-			return nil, err
+			return nil, recipes.InputErrorf("-i archive:%s: %v", pattern.Archive, err)
 		}
-		found = append(found, images...)
+		for _, source := range list {
+			images, err := sources.Resolve(ctx, source, n.report.Platform, recipes.RoleUser)
+			if err != nil {
+				return nil, err
+			}
+			found = append(found, images...)
+		}
 	}
 	return found, nil
 }
