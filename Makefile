@@ -37,6 +37,10 @@ conformance: deps build ## Compare what containers see in nodes with what contai
 e2e-vm: deps build ## The same on cgroup v2, in an emulated machine
 	$(GO_TEST) -run 'TestVM' ./test/e2e/...
 
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (30s)
+	hack/fuzz.sh
+
 .PHONY: lint
 lint: deps ## Check format, vet, staticcheck, shellcheck, generated files, import directions
 	hack/lint.sh
