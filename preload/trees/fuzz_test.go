@@ -2,7 +2,9 @@ package trees_test
 
 import (
 	"archive/tar"
+	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"strconv"
@@ -13,6 +15,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/nodeimg/nodeimg/internal/cache"
 	"github.com/nodeimg/nodeimg/preload/trees"
 )
 
@@ -170,6 +173,24 @@ func quiet(t testing.TB) {
 	}
 }
 
+// mend makes the checksums of headers right, or no change of a header would get past the first look.
+func mend(archive []byte) []byte {
+	mended := bytes.Clone(archive)
+	for start := 0; start+512 <= len(mended); start += 512 {
+		header := mended[start : start+512]
+		if string(header[257:262]) != "ustar" {
+			continue
+		}
+		copy(header[148:156], "        ")
+		sum := 0
+		for _, b := range header {
+			sum += int(b)
+		}
+		copy(header[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	}
+	return mended
+}
+
 // FuzzIndexLayer reads anything as a layer, compressed or not.
 func FuzzIndexLayer(f *testing.F) {
 	f.Add(archive(f, dir("a"), file("a/f", "1"), link("b", "a/f")))
@@ -179,7 +200,11 @@ func FuzzIndexLayer(f *testing.F) {
 	f.Add(sparse(f, 1<<20, "--format=pax"))
 	f.Add(sparse(f, 1<<20, "--format=gnu"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c := open(t)
+		c, err := cache.Open(scratch(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = mend(b)
 		for _, mediaType := range []string{gzipLayer, "application/vnd.oci.image.layer.v1.tar"} {
 			list, err := trees.Plan(t.Context(), c, []trees.Layer{putBlob(t, c, b, mediaType, digest.FromBytes(b))})
 			var hostile *trees.HostileError

@@ -41,6 +41,8 @@ var cases = map[string][][]item{
 	"opaque over shadowed files":       {{file("a/f", "1"), dir("a/d")}, {dir("a"), whiteout("a/.wh..wh..opq"), file("a/f", "2"), file("a/d", "3")}},
 	"opaque below opaque":              {{file("a/b/f", "1"), file("a/b/g", "1")}, {dir("a"), whiteout("a/.wh..wh..opq"), dir("a/b"), file("a/b/g", "2")}},
 	"whiteouts in the bottom layer":    {{file("a/f", "1"), whiteout("a/.wh.f"), file("b/x/y", ""), file("b/g", ""), whiteout("b/.wh..wh..opq"), whiteout("b/.wh.nothing")}},
+	"opaque twice in the bottom layer": {{file("a/x/y", ""), whiteout("a/.wh..wh..opq"), file("a/z/y", ""), whiteout("a/.wh..wh..opq")}},
+	"parents that lead to the root":    {{symlink("a", "."), symlink("b", "/")}, {file("a/f", "1"), file("b/f", "1")}},
 	"file becomes a directory and back": {
 		{file("a", "1")}, {dir("a"), file("a/b", "2")}, {file("a", "3")}, {dir("a"), file("a/c", "4")},
 	},
