@@ -32,9 +32,14 @@ const (
 	answerTimeout = time.Minute
 	// manifestTimeout is how long a manifest may take to arrive: a server that sends a byte now and then must not hold us for ever.
 	manifestTimeout = 5 * time.Minute
+	// maxRedirects is as many as net/http's own client follows.
+	maxRedirects = 10
 	// manifestTries is how often a request that is not for a blob is made in all.
 	manifestTries = 4
 )
+
+// errRedirects says that a registry sends us about.
+var errRedirects = fmt.Errorf("more than %d redirects", maxRedirects)
 
 // errEndless says that a registry sends more than it should.
 var errEndless = fmt.Errorf("the answer is longer than the %d bytes that a manifest may have", maxManifest)
@@ -175,7 +180,7 @@ func (s *Sources) get(ctx context.Context, named reference.Named, identifier str
 			return d, b, nil
 		}
 		var status *transport.Error
-		if ctx.Err() != nil || errors.As(err, &status) || errors.Is(err, errEndless) || errors.Is(err, context.DeadlineExceeded) || try == manifestTries {
+		if ctx.Err() != nil || errors.As(err, &status) || errors.Is(err, errEndless) || errors.Is(err, errRedirects) || errors.Is(err, context.DeadlineExceeded) || try == manifestTries {
 			return ocispec.Descriptor{}, nil, explain(ctx, repository.name, err)
 		}
 		if err := fetch.Wait(ctx, s.retryWait()<<(try-1)); err != nil {
@@ -310,6 +315,11 @@ type splitTransport struct{ blobs, others http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
 func (t *splitTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	for count, from := 0, r; from.Response != nil && from.Response.Request != nil; from = from.Response.Request {
+		if count++; count > maxRedirects {
+			return nil, errRedirects
+		}
+	}
 	if strings.Contains(r.URL.Path, "/blobs/") {
 		return t.blobs.RoundTrip(r)
 	}
