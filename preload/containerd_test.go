@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/moby/sys/mountinfo"
 )
 
 // programs is a folder with the containerd and ctr of testdata/containerd/go.mod, built once for all tests.
@@ -68,7 +70,11 @@ func startNode(t *testing.T, root string) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
 	n := &node{dir: dir, root: root, socket: filepath.Join(dir, "containerd.sock")}
 	config := filepath.Join(dir, "config.toml")
 	// The CRI plugin is what the kubelet asks; nothing here runs a container.
@@ -120,6 +126,16 @@ func (n *node) stop(t *testing.T) {
 		t.Errorf("containerd ended with %v\n%s", err, n.text(t))
 	}
 	_ = n.log.Close()
+	// Mounts that containerd has made for others outlive it.
+	left, err := mountinfo.GetMounts(mountinfo.PrefixFilter(n.dir))
+	if err != nil {
+		t.Error(err)
+	}
+	for _, m := range slices.Backward(left) {
+		if err := syscall.Unmount(m.Mountpoint, syscall.MNT_DETACH); err != nil {
+			t.Errorf("unmounting %s: %v", m.Mountpoint, err)
+		}
+	}
 }
 
 // cri returns a line per image that the CRI plugin knows: id, pinned, tags, digests.
