@@ -3,6 +3,7 @@ package trees
 import (
 	"archive/tar"
 	"fmt"
+	"iter"
 	"path"
 	"slices"
 	"strings"
@@ -255,24 +256,48 @@ func (u *upper) copyUp(linkname string) (*node, error) {
 	return n, err
 }
 
-// makeParents returns the directory and makes it where it is missing. What it makes has the attributes that it finds at the place in the
-// nearest layer below, whatever overlayfs would show there.
+// makeParents returns the directory, whose path has no links, and makes it where it is missing. What it makes has the attributes that it
+// finds at the place in the nearest layer below, whatever overlayfs would show there.
 func (u *upper) makeParents(dir string) (*node, error) {
-	n, _, err := u.lstat(dir)
-	if err == nil && !n.isDir() {
-		err = errNotDir
+	at := u.root
+	for end, part := range parts(dir) {
+		if err := u.work.step(); err != nil {
+			return nil, err
+		}
+		child := at.children[part]
+		if child == nil {
+			made, err := u.makeParent(at, part, dir[:end])
+			if err != nil {
+				return nil, err
+			}
+			child = made
+		}
+		if !child.isDir() {
+			return nil, errNotDir
+		}
+		at = child
 	}
-	if dir == "/" {
-		return u.root, nil
+	return at, nil
+}
+
+// parts yields the parts of a clean absolute path, with where each ends.
+func parts(p string) iter.Seq2[int, string] {
+	return func(yield func(int, string) bool) {
+		for start := 1; start < len(p); {
+			end := len(p)
+			if length := strings.IndexByte(p[start:], '/'); length >= 0 {
+				end = start + length
+			}
+			if !yield(end, p[start:end]) {
+				return
+			}
+			start = end + 1
+		}
 	}
-	if err == nil || err != errNotExist {
-		return n, err
-	}
-	parent, err := u.makeParents(path.Dir(dir))
-	if err != nil {
-		return nil, err
-	}
-	n, err = u.newNode(parent, path.Base(dir), node{kind: tar.TypeDir, untimed: true})
+}
+
+func (u *upper) makeParent(parent *node, name, dir string) (*node, error) {
+	n, err := u.newNode(parent, name, node{kind: tar.TypeDir, untimed: true})
 	if err != nil {
 		return nil, err
 	}
@@ -289,7 +314,7 @@ func (u *upper) makeParents(dir string) (*node, error) {
 		if err != nil {
 			return nil, err
 		}
-		if from.isDir() && p == "/" {
+		if p == "/" {
 			from = b.root
 		}
 		if from.isDir() {

@@ -31,8 +31,9 @@ const (
 	maxName, maxLinkTarget = 255, 4095
 	// maxHardLinks is ext4's EXT4_LINK_MAX.
 	maxHardLinks = 65000
-	// maxSteps bounds the work of following symbolic links in the paths of an image's entries; real images need a few per entry.
-	maxSteps = 200 << 20
+	// maxSteps bounds the work of following the paths of an image's entries, which symbolic links can make as long as they like; real
+	// images need some tens per entry.
+	maxSteps = 64 << 20
 )
 
 // maxSize is how many bytes a blob of the size may come to when it is decompressed.

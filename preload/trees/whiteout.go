@@ -17,11 +17,11 @@ func (u *upper) whiteout(parent *node, dir, base string) (bool, error) {
 		parent.opaque = parent != u.root
 		return true, nil
 	case base == opaqueMarker:
-		if !u.cleared[dir] {
-			u.clear(parent, dir)
+		if u.cleared[dir] {
+			return true, nil
 		}
 		u.cleared[dir] = true
-		return true, nil
+		return true, u.clear(parent, dir)
 	case !ok:
 		return false, nil
 	case name == "" || name == "." || name == "..":
@@ -37,14 +37,20 @@ func (u *upper) whiteout(parent *node, dir, base string) (bool, error) {
 }
 
 // clear removes from the directory what no entry of the layer named.
-func (u *upper) clear(parent *node, dir string) {
+func (u *upper) clear(parent *node, dir string) error {
 	for name, child := range parent.children {
+		if err := u.work.step(); err != nil {
+			return err
+		}
 		p := path.Join(dir, name)
 		switch {
 		case !u.written[p]:
 			delete(parent.children, name)
 		case child.isDir():
-			u.clear(child, p)
+			if err := u.clear(child, p); err != nil {
+				return err
+			}
 		}
 	}
+	return nil
 }
