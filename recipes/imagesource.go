@@ -32,13 +32,15 @@ func (s *ImageSource) UnmarshalJSON(text []byte) error {
 
 // String renders the source as "registry docker.io/library/nginx:1.29" or "archive app.tar", for messages.
 func (s ImageSource) String() string {
-	for _, f := range s.set() {
-		if s.Name != "" {
-			return f.name + " " + f.value + " (" + s.Name + ")"
-		}
-		return f.name + " " + f.value
+	set := s.set()
+	if len(set) == 0 {
+		return "no image"
 	}
-	return "no image"
+	text := set[0].name + " " + set[0].value
+	if s.Name != "" {
+		text += " (" + s.Name + ")"
+	}
+	return text
 }
 
 // Expand returns the source itself or, for a pattern of archives (filepath.Match), a source for each file that it matches, sorted by
