@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"runtime"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/nodeimg/nodeimg/internal/cache"
 	"github.com/nodeimg/nodeimg/preload"
@@ -21,10 +23,18 @@ import (
 // verifyChange reads the new layers of img and checks that they hold what they are said to hold, and that with the layers that were there
 // before, which are not read, nothing is missing: those were checked when they were made, and their digests have not changed.
 func verifyChange(ctx context.Context, c *cache.Cache, img v1.Image, images []recipes.LockedImage, a *arrangement) error {
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
 	for _, layer := range a.appended {
-		if err := verifyLayer(ctx, layer.Layer, layer.Contents); err != nil {
-			return fmt.Errorf("verifying the layer of %s: %w", strings.Join(layer.References, ", "), err)
-		}
+		group.Go(func() error {
+			if err := verifyLayer(groupCtx, layer.Layer, layer.Contents); err != nil {
+				return fmt.Errorf("verifying the layer of %s: %w", strings.Join(layer.References, ", "), err)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
 	}
 	written, err := readStoreLayer(ctx, c, img, "the result")
 	if err != nil {
