@@ -43,6 +43,8 @@ func (u *upper) clear(parent *node, dir string) error {
 			return err
 		}
 		p := path.Join(dir, name)
+		// Long paths take their time.
+		u.work.steps += int64(len(p) / 16)
 		switch {
 		case !u.written[p]:
 			delete(parent.children, name)

@@ -21,6 +21,9 @@ func TestEndlessWork(t *testing.T) {
 	for i := range 15000 {
 		markers = append(markers, file(deep+strconv.Itoa(i), ""))
 	}
+	for i := 2; i <= len(deep); i += 2 {
+		markers = append(markers, dir(deep[:i-1]))
+	}
 	for i := 2; i < len(deep); i += 2 {
 		markers = append(markers, whiteout(deep[:i]+".wh..wh..opq"))
 	}
