@@ -48,7 +48,8 @@ type Preload int
 const (
 	// PreloadPull has one stage per image in which the node's containerd pulls through nodeimg's broker.
 	PreloadPull Preload = iota
-	// PreloadNone leaves the images out: their layers are appended to what BuildKit has built.
+	// PreloadNone leaves the images out: their layers are appended to what BuildKit has built, and the labels, which name them, are set then.
+	// So the Dockerfile stays the same when an image changes.
 	PreloadNone
 	// PreloadContext copies the finished store from the context "store", so that no broker is needed.
 	PreloadContext
@@ -172,9 +173,11 @@ func Compile(recipe recipes.Recipe, lock recipes.Lock, preload Preload) (*Result
 	if strings.Count(final, "\n") > 1 {
 		w.add("spec.preload", final)
 	}
-	labels, err := Labels(recipe, lock)
-	if err != nil {
-		return nil, fmt.Errorf("compiling recipe %s: %w", recipe.Metadata.Name, err)
+	labels := map[string]string{}
+	if preload != PreloadNone {
+		if labels, err = Labels(recipe, lock); err != nil {
+			return nil, fmt.Errorf("compiling recipe %s: %w", recipe.Metadata.Name, err)
+		}
 	}
 	w.add("metadata", imageConfig(labels))
 	slices.SortFunc(contexts, func(a, b Context) int { return cmp.Compare(a.Name, b.Name) })

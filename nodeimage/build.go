@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/opencontainers/go-digest"
 	"github.com/tonistiigi/fsutil"
 
@@ -104,7 +106,11 @@ func imageOf(ctx context.Context, document *recipes.Document, lock *recipes.Lock
 	if err != nil {
 		return nil, err
 	}
-	key, err := imageKey(compiled, store, options.Epoch)
+	labels, err := dockerfiles.Labels(document.Recipe, *lock)
+	if err != nil {
+		return nil, err
+	}
+	key, err := imageKey(compiled, store, labels, options.Epoch)
 	if err != nil {
 		return nil, err
 	}
@@ -114,16 +120,11 @@ func imageOf(ctx context.Context, document *recipes.Document, lock *recipes.Lock
 		_ = step.Done(nil)
 		return image, nil
 	}
-	work, release, err := options.Cache.TempDir("build")
+	image, err := nodeOf(ctx, document, lock, compiled, images, options)
 	if err != nil {
 		return nil, err
 	}
-	defer release()
-	if err := solve(ctx, document, lock, compiled, images, work, options); err != nil {
-		return nil, err
-	}
-	image, err := complete(ctx, work, lock, store, options)
-	if err != nil {
+	if image, err = complete(options.Cache, image, lock, store, labels); err != nil {
 		return nil, fmt.Errorf("completing the image of %s: %w", document.Recipe.Metadata.Name, err)
 	}
 	if err := verify(ctx, image, lock); err != nil {
@@ -236,8 +237,27 @@ func solve(ctx context.Context, document *recipes.Document, lock *recipes.Lock, 
 	return nil
 }
 
-// complete turns BuildKit's result into the node image: layers compressed, the store on top.
-func complete(ctx context.Context, work string, lock *recipes.Lock, store *store, options Options) (v1.Image, error) {
+// nodeOf returns what BuildKit makes of the Dockerfile, with its layers compressed. Preloaded images that are appended to it have no part
+// in it, so when only those have changed it comes from the cache.
+func nodeOf(ctx context.Context, document *recipes.Document, lock *recipes.Lock, compiled *dockerfiles.Result, images *preload.Sources, options Options) (v1.Image, error) {
+	key, err := nodeKey(compiled, options.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	if image, ok := remembered(options.Cache, key); ok && !options.NoCache {
+		step := progress.Start(ctx, "[build] the node of %s, without its images", document.Recipe.Metadata.Name)
+		step.Cached()
+		_ = step.Done(nil)
+		return image, nil
+	}
+	work, release, err := options.Cache.TempDir("build")
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if err := solve(ctx, document, lock, compiled, images, work, options); err != nil {
+		return nil, err
+	}
 	base, err := cachedimage.Open(options.Cache, digest.Digest(lock.Base.Digest))
 	if err != nil {
 		return nil, err
@@ -246,7 +266,25 @@ func complete(ctx context.Context, work string, lock *recipes.Lock, store *store
 	if err != nil {
 		return nil, err
 	}
-	pulled, err := pulledLayers(options.Cache, image, lock.Images)
+	return remember(options.Cache, key, image)
+}
+
+// complete turns BuildKit's result into the node image: labels set, the store on top.
+func complete(c *cache.Cache, node v1.Image, lock *recipes.Lock, store *store, labels map[string]string) (v1.Image, error) {
+	file, err := node.ConfigFile()
+	if err != nil {
+		return nil, fmt.Errorf("reading the built image: %w", err)
+	}
+	config := file.Config.DeepCopy()
+	if config.Labels == nil {
+		config.Labels = map[string]string{}
+	}
+	maps.Copy(config.Labels, labels)
+	image, err := mutate.Config(node, *config)
+	if err != nil {
+		return nil, fmt.Errorf("labelling the built image: %w", err)
+	}
+	pulled, err := pulledLayers(c, image, lock.Images)
 	if err != nil {
 		return nil, err
 	}

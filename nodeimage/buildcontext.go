@@ -170,27 +170,29 @@ func (w contextWriter) store(ctx context.Context, folder string, images []recipe
 		return err
 	}
 	root := path.Dir(recipes.StorePath)
+	written := map[string]bool{}
 	for _, f := range files {
 		relative, err := filepath.Rel(root, f.path)
 		if err != nil {
 			return err
 		}
-		if err := w.write(path.Join(folder, relative), dockerfiles.ContextFile{Mode: 0o644, Content: f.content, Link: f.link}); err != nil {
+		name := path.Join(folder, filepath.ToSlash(relative))
+		written[name] = true
+		if err := w.write(name, dockerfiles.ContextFile{Mode: 0o644, Content: f.content, Link: f.link}); err != nil {
 			return err
 		}
 	}
-	written := map[digest.Digest]bool{}
 	for _, image := range images {
 		blobs, err := preload.Blobs(w.cache, image)
 		if err != nil {
 			return err
 		}
 		for _, blob := range blobs {
-			if written[blob.Digest] {
+			name := path.Join(folder, path.Base(recipes.StorePath), "blobs", blob.Digest.Algorithm().String(), blob.Digest.Encoded())
+			if written[name] {
 				continue
 			}
-			written[blob.Digest] = true
-			name := path.Join(folder, path.Base(recipes.StorePath), "blobs", blob.Digest.Algorithm().String(), blob.Digest.Encoded())
+			written[name] = true
 			if err := w.write(name, dockerfiles.ContextFile{Mode: 0o644, Blob: blob.Digest.String()}); err != nil {
 				return err
 			}

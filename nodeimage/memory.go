@@ -3,6 +3,8 @@ package nodeimage
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -14,16 +16,26 @@ import (
 )
 
 // memoryFormat is part of the key; it changes whenever the same inputs would be completed to another image.
-const memoryFormat = "4"
+const memoryFormat = "5"
 
-// imageKey names what an image is a function of: the Dockerfile, the content of every context, the store and the time.
-func imageKey(compiled *dockerfiles.Result, s *store, epoch time.Time) (string, error) {
+// nodeKey names what BuildKit's result is a function of: the Dockerfile, the content of every context, and the time.
+func nodeKey(compiled *dockerfiles.Result, epoch time.Time) (string, error) {
 	contexts, err := json.Marshal(compiled.Contexts)
 	if err != nil {
 		return "", fmt.Errorf("encoding the build contexts: %w", err)
 	}
+	text := fmt.Sprintf("%s\n%d\n%s\n%s\n", memoryFormat, epoch.Unix(), digest.FromBytes(compiled.Dockerfile), digest.FromBytes(contexts))
+	return "node-" + digest.FromString(text).Encoded(), nil
+}
+
+// imageKey names what the finished image is a function of: BuildKit's result, the store and the labels.
+func imageKey(compiled *dockerfiles.Result, s *store, labels map[string]string, epoch time.Time) (string, error) {
+	node, err := nodeKey(compiled, epoch)
+	if err != nil {
+		return "", err
+	}
 	d := digest.SHA256.Digester()
-	fmt.Fprintf(d.Hash(), "%s\n%d\n%s\n%s\n", memoryFormat, epoch.Unix(), digest.FromBytes(compiled.Dockerfile), digest.FromBytes(contexts))
+	fmt.Fprintln(d.Hash(), node)
 	for _, layer := range s.layers {
 		hash, err := layer.Digest()
 		if err != nil {
@@ -33,6 +45,9 @@ func imageKey(compiled *dockerfiles.Result, s *store, epoch time.Time) (string, 
 	}
 	for _, f := range s.files {
 		fmt.Fprintf(d.Hash(), "%s %s %s\n", f.path, digest.FromBytes(f.content), f.link)
+	}
+	for _, name := range slices.Sorted(maps.Keys(labels)) {
+		fmt.Fprintf(d.Hash(), "%s=%q\n", name, labels[name])
 	}
 	return "image-" + d.Digest().Encoded(), nil
 }

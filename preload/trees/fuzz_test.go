@@ -129,7 +129,7 @@ func FuzzTrees(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > 400 {
-			t.Skip("long inputs find nothing that short ones do not")
+			return // Long inputs find nothing that short ones do not.
 		}
 		check(t, (&program{bytes: b}).layers())
 	})
