@@ -196,7 +196,7 @@ func TestNoRoom(t *testing.T) {
 // TestCancel leaves nothing behind when it ends while a layer is being written.
 func TestCancel(t *testing.T) {
 	c := newCache(t)
-	images := []recipes.LockedImage{put(t, c, "registry.example/a:1", imageOf(t, giant(t, "a", 64<<20)))}
+	images := []recipes.LockedImage{put(t, c, "registry.example/a:1", imageOf(t, giant(t, "a", 512<<20)))}
 	reason := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
