@@ -18,10 +18,11 @@ func newDockerfileCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dockerfile RECIPE",
 		Short: "Print the Dockerfile that a recipe compiles to, or write its build context",
-		Long: "Print the Dockerfile that a recipe compiles to. With -o the Dockerfile, everything it needs and a bake file are written to a\n" +
-			"folder; \"docker buildx bake\" in that folder then builds the image without nodeimg and without network.\n\n" +
-			"Such an image holds the same files, but is not checked against the lock afterwards, and its layers and digest differ from those\n" +
-			"of \"nodeimg build\": the preloaded images are copied into one layer instead of being pulled into one layer each.",
+		Long: "Print the Dockerfile that a recipe compiles to. With engine direct it leaves the preloaded images out, because nodeimg appends\n" +
+			"their layers itself. With -o the Dockerfile, everything it needs and a bake file are written to a folder; \"docker buildx bake\" in\n" +
+			"that folder then builds the image without nodeimg and without network.\n\n" +
+			"Such an image holds the same images, packed, but is not checked against the lock afterwards, and its layers and digest differ from\n" +
+			"those of \"nodeimg build\": the preloaded images are copied into one layer.",
 		Example: "  nodeimg dockerfile recipe.yaml\n  nodeimg dockerfile recipe.yaml -o context && cd context && docker buildx bake --load",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -25,10 +25,19 @@ import (
 func TestPrintDockerfile(t *testing.T) {
 	w := newWorkplace(t)
 	w.standard()
-	text := w.run("dockerfile", "recipe.yaml").succeeded().stdout
-	for _, word := range []string{"FROM base AS system\n", "docker.io/library/standard:1", recipes.StorePath, "ENTRYPOINT "} {
-		if !strings.Contains(text, word) {
-			t.Errorf("the Dockerfile has no %q:\n%s", word, text)
+	for engine, words := range map[recipes.Engine][]string{
+		recipes.EngineDirect: {"Preloaded images are no part of it"},
+		recipes.EngineInner:  {"docker.io/library/standard:1", recipes.StorePath},
+	} {
+		w.recipe(func(spec *recipes.Spec) {
+			spec.Mirrors = map[string]string{"docker.io": "http://" + hub().host}
+			spec.Preload = recipes.Preload{ControlPlane: spec.Preload.ControlPlane, Engine: engine, Images: []recipes.ImageSource{{Registry: "standard:1"}}}
+		})
+		text := w.run("dockerfile", "recipe.yaml").succeeded().stdout
+		for _, word := range append(words, "FROM base AS system\n", "ENTRYPOINT ") {
+			if !strings.Contains(text, word) {
+				t.Errorf("the Dockerfile of engine %s has no %q:\n%s", engine, word, text)
+			}
 		}
 	}
 	if got := w.entries("."); !slices.Equal(got, []string{"recipe.yaml"}) {
