@@ -127,7 +127,7 @@ func imageOf(ctx context.Context, document *recipes.Document, lock *recipes.Lock
 	if image, err = complete(options.Cache, image, lock, store, labels); err != nil {
 		return nil, fmt.Errorf("completing the image of %s: %w", document.Recipe.Metadata.Name, err)
 	}
-	if err := verify(ctx, image, lock); err != nil {
+	if err := verify(ctx, image, lock, options); err != nil {
 		return nil, err
 	}
 	return remember(options.Cache, key, image)
@@ -177,9 +177,13 @@ func roomFor(c *cache.Cache, recipe recipes.Recipe, lock *recipes.Lock, compiled
 }
 
 // verify checks every preloaded image in the result against what was resolved.
-func verify(ctx context.Context, image v1.Image, lock *recipes.Lock) error {
+func verify(ctx context.Context, image v1.Image, lock *recipes.Lock, options Options) error {
+	known := options.Cache
+	if options.NoCache {
+		known = nil
+	}
 	step := progress.Start(ctx, "[verify] preloaded images against the lock")
-	return step.Done(preload.VerifyImage(ctx, image, lock.Images))
+	return step.Done(preload.VerifyImage(ctx, known, image, lock.Images))
 }
 
 // SourceOptions are the options under which Build resolves.

@@ -181,7 +181,7 @@ func checkNode(t *testing.T, r *countingRegistry, reference string, references .
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := preload.VerifyImage(t.Context(), img, store.contents.Images); err != nil {
+	if err := preload.VerifyImage(t.Context(), nil, img, store.contents.Images); err != nil {
 		t.Error(err)
 	}
 	report, err := inspect.Image(img, reference)
@@ -320,7 +320,7 @@ func TestPreloadPacked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := preload.VerifyImage(t.Context(), img, store.contents.Images); err != nil {
+	if err := preload.VerifyImage(t.Context(), nil, img, store.contents.Images); err != nil {
 		t.Error(err)
 	}
 	// The pause image keeps its two snapshots; the new one has none of its own.

@@ -1,13 +1,10 @@
 package preload
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"path"
 	"slices"
@@ -17,22 +14,25 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/nodeimg/nodeimg/internal/cache"
 	"github.com/nodeimg/nodeimg/recipes"
 )
 
-// VerifyImage reads the layers of the node image img once and checks its store against the lock: every reference is in index.json with
-// its digest, every blob of every image is there with the right size and sha256, and there is nothing else. The error names all that is
-// missing, wrong or too much, by reference.
-func VerifyImage(ctx context.Context, img v1.Image, locked []recipes.LockedImage) error {
+// VerifyImage checks the store of the node image img against the lock: every reference is in index.json with its digest, every blob of
+// every image is there with the right size and sha256, and there is nothing else. The error names all that is missing, wrong or too much,
+// by reference. Every layer is read once; what layers hold is remembered in known by digest, unless that is nil.
+func VerifyImage(ctx context.Context, known *cache.Cache, img v1.Image, locked []recipes.LockedImage) error {
 	layers, err := img.Layers()
 	if err != nil {
 		return fmt.Errorf("verifying the store: %w", err)
 	}
 	tree := storeTree{files: map[string]storeFile{}}
 	for i, layer := range layers {
-		if err := tree.apply(ctx, layer, i); err != nil {
+		entries, err := entriesOf(ctx, known, layer)
+		if err != nil {
 			return fmt.Errorf("verifying the store, layer %d: %w", i+1, err)
 		}
+		tree.apply(entries, i)
 	}
 	if err := tree.check(locked); err != nil {
 		return fmt.Errorf("verifying the store: %w", err)
@@ -57,87 +57,39 @@ type storeFile struct {
 }
 
 // apply lays a layer over those before it (image specification, "Image Layer Filesystem Changeset").
-func (t *storeTree) apply(ctx context.Context, layer v1.Layer, number int) error {
-	stream, err := layer.Uncompressed()
-	if err != nil {
-		return err
-	}
-	defer stream.Close()
-	r := tar.NewReader(&contextReader{ctx, stream})
-	for {
-		header, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
+func (t *storeTree) apply(entries []storeEntry, number int) {
+	for _, e := range entries {
+		if e.Removes != "" {
+			t.remove(e.Removes, number, e.Itself)
 		}
-		if err != nil {
-			return err
-		}
-		name := path.Clean("/" + header.Name)[1:]
-		dir, base := path.Split(name)
-		dir = path.Clean(dir)
-		switch {
-		case base == ".wh..wh..opq":
-			t.remove(dir, number, false)
-			continue
-		case strings.HasPrefix(base, ".wh."):
-			t.remove(path.Join(dir, strings.TrimPrefix(base, ".wh.")), number, true)
-			continue
-		case header.Typeflag != tar.TypeDir:
-			// A file where a directory was takes everything below with it.
-			t.remove(name, number, true)
-		}
-		if !inStore(name) || header.Typeflag == tar.TypeDir {
+		if e.Name == "" {
 			continue
 		}
-		file, err := t.read(r, header, number)
-		if err != nil {
-			return fmt.Errorf("reading %s: %w", name, err)
+		file := storeFile{layer: number, size: e.Size, digest: e.Digest, text: e.Text, odd: e.Odd}
+		if e.Link != "" {
+			target, ok := t.files[e.Link]
+			if file = target; !ok {
+				file.odd = "a hard link to something outside the store"
+			}
+			file.layer = number
 		}
-		t.files[name] = file
+		t.files[e.Name] = file
 	}
 }
 
 func inStore(name string) bool { return name == storeRoot || strings.HasPrefix(name, storeRoot+"/") }
 
+// touchesStore says whether taking away what is at or below name can take something away from the store.
+func touchesStore(name string) bool {
+	return inStore(name) || name == "." || strings.HasPrefix(storeRoot+"/", name+"/")
+}
+
 // remove takes away what layers below number have at or below name.
 func (t *storeTree) remove(name string, number int, itself bool) {
-	if !inStore(name) && name != "." && !strings.HasPrefix(storeRoot+"/", name+"/") {
-		return
-	}
 	maps.DeleteFunc(t.files, func(file string, f storeFile) bool {
 		below := name == "." || strings.HasPrefix(file, name+"/")
 		return f.layer < number && (below || itself && file == name)
 	})
-}
-
-func (t *storeTree) read(r io.Reader, header *tar.Header, number int) (storeFile, error) {
-	switch header.Typeflag {
-	case tar.TypeReg:
-	case tar.TypeLink:
-		file, ok := t.files[path.Clean("/" + header.Linkname)[1:]]
-		if !ok {
-			file.odd = "a hard link to something outside the store"
-		}
-		file.layer = number
-		return file, nil
-	default:
-		return storeFile{layer: number, odd: "not a regular file"}, nil
-	}
-	digester := digest.SHA256.Digester()
-	var text bytes.Buffer
-	w := io.Writer(digester.Hash())
-	if header.Size <= maxManifest {
-		w = io.MultiWriter(w, &text)
-	}
-	if _, err := io.Copy(w, r); err != nil {
-		return storeFile{}, err
-	}
-	file := storeFile{layer: number, size: header.Size, digest: digester.Digest()}
-	// Layers may be small too, and there may be thousands of them.
-	if json.Valid(text.Bytes()) {
-		file.text = text.Bytes()
-	}
-	return file, nil
 }
 
 func blobPath(d digest.Digest) string {

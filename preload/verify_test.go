@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 
+	"github.com/nodeimg/nodeimg/internal/cache"
 	"github.com/nodeimg/nodeimg/recipes"
 )
 
@@ -106,13 +107,16 @@ func TestVerifyImage(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			err := VerifyImage(t.Context(), image, locked)
-			if (err == nil) != (test.says == nil) {
-				t.Fatalf("the error is %v", err)
-			}
-			for _, want := range test.says {
-				if !strings.Contains(err.Error(), want) {
-					t.Errorf("%q is not in: %v", want, err)
+			// The layers are read, read and remembered, remembered.
+			for _, known := range []*cache.Cache{nil, s.Cache, s.Cache} {
+				err := VerifyImage(t.Context(), known, image, locked)
+				if (err == nil) != (test.says == nil) {
+					t.Fatalf("the error is %v", err)
+				}
+				for _, want := range test.says {
+					if !strings.Contains(err.Error(), want) {
+						t.Errorf("%q is not in: %v", want, err)
+					}
 				}
 			}
 		})

@@ -72,7 +72,7 @@ func TestBuild(t *testing.T) {
 	if len(lock.Images) != 2 || lock.Images[0].Reference != "docker.io/library/standard:1" {
 		t.Errorf("the lock holds %+v", lock.Images)
 	}
-	if err := preload.VerifyImage(t.Context(), image, lock.Images); err != nil {
+	if err := preload.VerifyImage(t.Context(), nil, image, lock.Images); err != nil {
 		t.Error(err)
 	}
 	checkInspect := func(t *testing.T, target string) {
@@ -123,7 +123,7 @@ func TestBuild(t *testing.T) {
 		if got, err := loaded.ConfigName(); err != nil || got != wanted {
 			t.Errorf("the archive holds the config %s, %v; want %s", got, err, wanted)
 		}
-		if err := preload.VerifyImage(t.Context(), loaded, lock.Images); err != nil {
+		if err := preload.VerifyImage(t.Context(), nil, loaded, lock.Images); err != nil {
 			t.Error(err)
 		}
 	})

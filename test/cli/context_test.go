@@ -136,7 +136,7 @@ func TestBuildContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	lock := w.lock()
-	if err := preload.VerifyImage(t.Context(), image, lock.Images); err != nil {
+	if err := preload.VerifyImage(t.Context(), nil, image, lock.Images); err != nil {
 		t.Error(err)
 	}
 	report := w.inspect(request.Output)

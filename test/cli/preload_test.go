@@ -144,7 +144,7 @@ func storeLayers(t *testing.T, image v1.Image) (v1.Image, preload.Contents) {
 func checkStore(t *testing.T, image v1.Image) {
 	t.Helper()
 	part, contents := storeLayers(t, image)
-	if err := preload.VerifyImage(t.Context(), part, contents.Images); err != nil {
+	if err := preload.VerifyImage(t.Context(), nil, part, contents.Images); err != nil {
 		t.Error(err)
 	}
 }

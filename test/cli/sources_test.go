@@ -62,7 +62,7 @@ func TestImageSources(t *testing.T) {
 	})
 	first := w.run("build", "recipe.yaml", "--progress", "rawjson", "--metadata-file", "metadata.json", "--timings").succeeded()
 	image, lock := w.layoutImage("out/small"), w.lock()
-	if err := preload.VerifyImage(t.Context(), image, lock.Images); err != nil {
+	if err := preload.VerifyImage(t.Context(), nil, image, lock.Images); err != nil {
 		t.Error(err)
 	}
 	blobs := storeBlobs(t, image)
