@@ -112,7 +112,7 @@ func checkConfig(b []byte, manifest ocispec.Manifest, wanted ocispec.Platform, s
 		return nil
 	}
 	if has := platforms.Normalize(config.Platform); !platforms.Only(wanted).Match(has) {
-		return recipes.InputErrorf("the image is for %s, the node is %s", platforms.Format(has), platforms.Format(wanted))
+		return recipes.InputErrorf("the image is for %s, the node is %s", shorten(platforms.Format(has)), platforms.Format(wanted))
 	}
 	return nil
 }

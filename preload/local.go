@@ -146,7 +146,7 @@ func (l *local) readBlob(d ocispec.Descriptor) ([]byte, error) {
 }
 
 func wrongSize(d ocispec.Descriptor, size int64) error {
-	return recipes.InputErrorf("the blob %s (%s) has %d bytes, not the %d that its descriptor says", d.Digest, d.MediaType, size, d.Size)
+	return recipes.InputErrorf("the blob %s (%s) has %d bytes, not the %d that its descriptor says", d.Digest, shorten(d.MediaType), size, d.Size)
 }
 
 func (l *local) readFile(name string) ([]byte, error) {

@@ -36,7 +36,7 @@ func lock(c *cache.Cache, reference string, target ocispec.Descriptor, b []byte,
 		sound = append(sound, b)
 		image.Manifest = chosen.Digest.String()
 	} else if !images.IsManifestType(target.MediaType) {
-		return recipes.LockedImage{}, recipes.InputErrorf("it has the media type %q, which is no container image", target.MediaType)
+		return recipes.LockedImage{}, recipes.InputErrorf("it has the media type %q, which is no container image", shorten(target.MediaType))
 	}
 	manifest, err := parseManifest(b)
 	if err == nil {
@@ -119,7 +119,7 @@ func chooseFrom(manifests []ocispec.Descriptor, wanted ocispec.Platform) (ocispe
 		if len(offered) == 0 {
 			return ocispec.Descriptor{}, recipes.InputErrorf("its index names no image at all")
 		}
-		return ocispec.Descriptor{}, recipes.InputErrorf("there is no image for %s, only for %s", platforms.Format(wanted), strings.Join(offered, ", "))
+		return ocispec.Descriptor{}, recipes.InputErrorf("there is no image for %s, only for %s", platforms.Format(wanted), shorten(strings.Join(offered, ", ")))
 	}
 	slices.SortStableFunc(fitting, func(a, b ocispec.Descriptor) int {
 		switch {
@@ -143,7 +143,7 @@ func chooseFrom(manifests []ocispec.Descriptor, wanted ocispec.Platform) (ocispe
 		return ocispec.Descriptor{}, recipes.InputErrorf("its index leads to another index, %s; name that one, or the image for %s in it, by digest", best.Digest, platforms.Format(wanted))
 	}
 	if !images.IsManifestType(best.MediaType) {
-		return ocispec.Descriptor{}, recipes.InputErrorf("its index leads to %s with the media type %q, which is no container image", best.Digest, best.MediaType)
+		return ocispec.Descriptor{}, recipes.InputErrorf("its index leads to %s with the media type %q, which is no container image", best.Digest, shorten(best.MediaType))
 	}
 	return best, nil
 }
