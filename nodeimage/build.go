@@ -110,7 +110,11 @@ func imageOf(ctx context.Context, document *recipes.Document, lock *recipes.Lock
 	if err != nil {
 		return nil, err
 	}
-	key, err := imageKey(compiled, store, labels, options.Epoch)
+	node, err := nodeKey(compiled, options.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	key, err := imageKey(node, store, labels)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +124,7 @@ func imageOf(ctx context.Context, document *recipes.Document, lock *recipes.Lock
 		_ = step.Done(nil)
 		return image, nil
 	}
-	image, err := nodeOf(ctx, document, lock, compiled, images, options)
+	image, err := nodeOf(ctx, node, document, lock, compiled, images, options)
 	if err != nil {
 		return nil, err
 	}
@@ -242,12 +246,8 @@ func solve(ctx context.Context, document *recipes.Document, lock *recipes.Lock, 
 }
 
 // nodeOf returns what BuildKit makes of the Dockerfile, with its layers compressed. Preloaded images that are appended to it have no part
-// in it, so when only those have changed it comes from the cache.
-func nodeOf(ctx context.Context, document *recipes.Document, lock *recipes.Lock, compiled *dockerfiles.Result, images *preload.Sources, options Options) (v1.Image, error) {
-	key, err := nodeKey(compiled, options.Epoch)
-	if err != nil {
-		return nil, err
-	}
+// in it, so when only those have changed it comes from the cache, where key names it.
+func nodeOf(ctx context.Context, key string, document *recipes.Document, lock *recipes.Lock, compiled *dockerfiles.Result, images *preload.Sources, options Options) (v1.Image, error) {
 	if image, ok := remembered(options.Cache, key); ok && !options.NoCache {
 		step := progress.Start(ctx, "[build] the node of %s, without its images", document.Recipe.Metadata.Name)
 		step.Cached()

@@ -28,12 +28,8 @@ func nodeKey(compiled *dockerfiles.Result, epoch time.Time) (string, error) {
 	return "node-" + digest.FromString(text).Encoded(), nil
 }
 
-// imageKey names what the finished image is a function of: BuildKit's result, the store and the labels.
-func imageKey(compiled *dockerfiles.Result, s *store, labels map[string]string, epoch time.Time) (string, error) {
-	node, err := nodeKey(compiled, epoch)
-	if err != nil {
-		return "", err
-	}
+// imageKey names what the finished image is a function of: BuildKit's result, by its nodeKey, the store and the labels.
+func imageKey(node string, s *store, labels map[string]string) (string, error) {
 	d := digest.SHA256.Digester()
 	fmt.Fprintln(d.Hash(), node)
 	for _, layer := range s.layers {

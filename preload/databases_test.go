@@ -2,7 +2,6 @@ package preload
 
 import (
 	"bytes"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/nodeimg/nodeimg/preload/trees"
 	"github.com/nodeimg/nodeimg/recipes"
@@ -91,20 +89,12 @@ func unpackedAs(t *testing.T, s *Sources, locked []recipes.LockedImage) []trees.
 	t.Helper()
 	var list []trees.Snapshot
 	for _, image := range locked {
-		parts, err := readParts(s.Cache, image)
+		parts, err := ReadParts(s.Cache, image)
 		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := readSmall(s.Cache, parts.config.Digest)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var config ocispec.Image
-		if err := json.Unmarshal(b, &config); err != nil {
 			t.Fatal(err)
 		}
 		var parent digest.Digest
-		for i, chain := range identity.ChainIDs(config.RootFS.DiffIDs) {
+		for i, chain := range identity.ChainIDs(parts.DiffIDs) {
 			list = append(list, trees.Snapshot{ChainID: chain, Parent: parent, Size: int64(i) << 40, Inodes: int64(i)})
 			parent = chain
 		}

@@ -19,7 +19,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/nodeimg/nodeimg/preload/trees"
 	"github.com/nodeimg/nodeimg/recipes"
@@ -71,25 +70,17 @@ func plant(t *testing.T, s *Sources, locked []recipes.LockedImage, dir string) [
 	t.Helper()
 	var list []trees.Snapshot
 	for _, image := range locked {
-		parts, err := readParts(s.Cache, image)
+		parts, err := ReadParts(s.Cache, image)
 		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := readSmall(s.Cache, parts.config.Digest)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var config ocispec.Image
-		if err := json.Unmarshal(b, &config); err != nil {
 			t.Fatal(err)
 		}
 		var parent digest.Digest
-		for i, chain := range identity.ChainIDs(config.RootFS.DiffIDs) {
+		for i, chain := range identity.ChainIDs(parts.DiffIDs) {
 			tree := filepath.Join(dir, "snapshots", chain.Encoded(), "fs")
 			if err := os.MkdirAll(tree, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			out, err := exec.CommandContext(t.Context(), "tar", "-x", "-z", "-p", "--numeric-owner", "-C", tree, "-f", s.Cache.Path(parts.layers[i].Digest)).CombinedOutput()
+			out, err := exec.CommandContext(t.Context(), "tar", "-x", "-z", "-p", "--numeric-owner", "-C", tree, "-f", s.Cache.Path(parts.Layers[i].Digest)).CombinedOutput()
 			if err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
