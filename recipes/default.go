@@ -6,8 +6,16 @@ import (
 	"strings"
 )
 
-// DefaultContainerdVersion is the containerd that recipes get when they name none: the newest that nodeimg was tested with.
-const DefaultContainerdVersion = "2.4.2"
+// The runtimes that recipes get when they name no version: the newest that nodeimg was tested with.
+const (
+	DefaultContainerdVersion = "2.4.2"
+	DefaultDockerVersion     = "28.5.2"
+	DefaultCRIOVersion       = "1.36.3"
+)
+
+var defaultRuntimeVersions = map[CRIName]string{
+	CRIContainerd: DefaultContainerdVersion, CRIDocker: DefaultDockerVersion, CRICRIO: DefaultCRIOVersion,
+}
 
 // DefaultMaxLayers is the number of layers that a node image has at most: some registries and storage drivers refuse more than about a
 // hundred (overlay2 stops at 128).
@@ -25,7 +33,7 @@ func HostPlatform() string { return "linux/" + runtime.GOARCH }
 //	spec.base.from             image
 //	spec.base.image            the distribution's official image (only with from: image)
 //	spec.cri.name              containerd
-//	spec.cri.version           DefaultContainerdVersion (only for containerd)
+//	spec.cri.version           DefaultContainerdVersion, DefaultDockerVersion or DefaultCRIOVersion
 //	spec.cni.name              flannel
 //	spec.preload.controlPlane  true
 //	spec.preload.engine        auto
@@ -46,9 +54,7 @@ func (r *Recipe) Default() {
 		setDefault(&s.Base.Image, distro.Image)
 	}
 	setDefault(&s.CRI.Name, CRIContainerd)
-	if s.CRI.Name == CRIContainerd {
-		setDefault(&s.CRI.Version, DefaultContainerdVersion)
-	}
+	setDefault(&s.CRI.Version, defaultRuntimeVersions[s.CRI.Name])
 	setDefault(&s.CNI.Name, CNIFlannel)
 	if s.Preload.ControlPlane == nil {
 		s.Preload.ControlPlane = new(true)
@@ -72,15 +78,25 @@ func (s *Spec) defaultLayout() Layout {
 	return LayoutUnpacked
 }
 
-// EngineUsed is the engine that fills the node: the one that the recipe names or, for auto, direct wherever it serves the runtime.
+// EngineUsed is the engine that fills the node: the one that the recipe names or, for auto, direct.
 func (s *Spec) EngineUsed() Engine {
 	if s.Preload.Engine != EngineAuto && s.Preload.Engine != "" {
 		return s.Preload.Engine
 	}
-	if s.CRI.Name == CRIDocker {
-		return EngineInner
-	}
 	return EngineDirect
+}
+
+// Containerd is the version of containerd in the node, without a leading v: the recipe's own, the default one below the Docker Engine,
+// and empty where there is none.
+func (c CRI) Containerd() string {
+	switch c.Name {
+	case CRIContainerd:
+		return c.Version
+	case CRIDocker:
+		return DefaultContainerdVersion
+	default:
+		return ""
+	}
 }
 
 func setDefault[T ~string](field *T, value T) {

@@ -50,6 +50,8 @@ const (
 	DatabasesPath = "/usr/lib/nodeimg/databases"
 	// SnapshotsPath has a folder CHAINID/fs with the unpacked tree of each snapshot, CHAINID without "sha256:".
 	SnapshotsPath = "/usr/lib/nodeimg/snapshots"
+	// AdditionalStorePath is an additional image store of containers/storage over the same trees, for CRI-O.
+	AdditionalStorePath = "/usr/lib/nodeimg/containers"
 	// ContentsPath says which layer holds what (preload.Contents).
 	ContentsPath = "/usr/lib/nodeimg/contents.json"
 	// CertificatesPath is where update-ca-certificates, which the build runs, finds the recipe's authorities (update-ca-certificates(8)).

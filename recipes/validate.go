@@ -28,6 +28,7 @@ var checks = []func(*checker){
 	checkCRIVersion,
 	checkVersionPair,
 	checkEngine,
+	checkLayout,
 	checkMaxLayers,
 	checkImages,
 	checkPackages,
@@ -166,11 +167,11 @@ func checkBase(c *checker) {
 	c.report("spec.base.release", "found %s, expected a release of %s: %s%s", quote(base.Release), base.Distro, oneOf(releases), suggestion)
 }
 
-// engineRuntimes says which runtimes each engine can fill: inner lets containerd or dockerd pull (design §5), CRI-O has no daemon of its
-// own that pulls without a kubelet; direct writes stores that are plain files and small databases, which dockerd's is not.
+// engineRuntimes says which runtimes each engine can fill: inner lets the node's containerd pull (design §5), on which the Docker Engine
+// stands too; a node with CRI-O has none.
 var engineRuntimes = map[Engine][]CRIName{
 	EngineInner:  {CRIContainerd, CRIDocker},
-	EngineDirect: {CRIContainerd, CRICRIO},
+	EngineDirect: {CRIContainerd, CRIDocker, CRICRIO},
 }
 
 func checkEngine(c *checker) {
@@ -184,6 +185,13 @@ func checkEngine(c *checker) {
 		names[i] = string(s)
 	}
 	c.report("spec.preload.engine", "found %s, which serves %s but not cri %s; expected auto", engine, oneOf(names), cri)
+}
+
+// checkLayout refuses what the runtime could not run: CRI-O has no blobs that it would unpack by itself.
+func checkLayout(c *checker) {
+	if c.CRI.Name == CRICRIO && c.Preload.Layout == LayoutPacked && c.EngineUsed() == EngineDirect {
+		c.report("spec.preload.layout", "found %s, but CRI-O runs unpacked images only; expected %s", LayoutPacked, LayoutUnpacked)
+	}
 }
 
 // The bounds of maxLayers: the node itself has about ten layers, and overlay2, which most Docker Engines store images with, stops at 128.
@@ -232,7 +240,6 @@ type limit struct {
 
 // limits is honest about what this version does not do: better an error now than an image that lacks what it promises.
 var limits = []limit{
-	{"spec.cri.name", func(s *Spec) string { return string(s.CRI.Name) }, []string{"docker", "crio"}, "containerd"},
 	{"spec.cni.name", func(s *Spec) string { return string(s.CNI.Name) }, []string{"kindnet", "calico"}, "flannel or none"},
 }
 

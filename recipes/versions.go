@@ -30,6 +30,11 @@ var requirements = []requirement{
 // databases that nodeimg writes.
 const oldestContainerd = "2.0.0"
 
+// oldestRuntimes are the oldest minor releases of the other runtimes that nodeimg can preload images for: the Docker Engine whose image
+// store is containerd's and whose CRI comes from cri-dockerd v0.4, and the CRI-O that reads what its storage library has written since
+// v1.55.
+var oldestRuntimes = map[CRIName]string{CRIDocker: "28.0.0", CRICRIO: "1.30.0"}
+
 var (
 	kubernetesVersion = regexp.MustCompile(`^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$`)
 	runtimeVersion    = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$`)
@@ -79,11 +84,20 @@ func checkCRIVersion(c *checker) {
 		if bare := strings.TrimPrefix(text, "v"); bare != text && parseVersion(bare, runtimeVersion) != nil {
 			suggestion = fmt.Sprintf("; did you mean %s?", bare)
 		}
-		c.report(field, "found %s, expected a full version without a leading v, such as %s%s", quote(text), DefaultContainerdVersion, suggestion)
+		example := defaultRuntimeVersions[c.CRI.Name]
+		if example == "" {
+			example = DefaultContainerdVersion
+		}
+		c.report(field, "found %s, expected a full version without a leading v, such as %s%s", quote(text), example, suggestion)
 	}
 }
 
 func checkVersionPair(c *checker) {
+	if oldest, ok := oldestRuntimes[c.CRI.Name]; ok {
+		if v := parseVersion(c.CRI.Version, runtimeVersion); v != nil && !atLeast(v, oldest) {
+			c.report("spec.cri.version", "found %s, which this version of nodeimg cannot preload images for; expected %s %s or newer", c.CRI.Version, c.CRI.Name, oldest)
+		}
+	}
 	if c.CRI.Name != CRIContainerd {
 		return
 	}

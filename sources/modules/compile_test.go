@@ -89,7 +89,7 @@ func executable(t *testing.T, c *cache.Cache, f file) string {
 
 func projectNamed(t *testing.T, name string) project {
 	t.Helper()
-	projects := projectsFor(Request{Kubernetes: "v1.34.10", Containerd: "2.4.2", CNI: recipes.CNIFlannel})
+	projects := projectsFor(Request{Kubernetes: "v1.34.10", CRI: recipes.CRI{Name: recipes.CRIContainerd, Version: "2.4.2"}, CNI: recipes.CNIFlannel})
 	i := slices.IndexFunc(projects, func(p project) bool { return p.name == name })
 	if i < 0 {
 		t.Fatalf("no project %s", name)
@@ -322,7 +322,7 @@ func TestResolveRefuses(t *testing.T) {
 		req  Request
 		want string
 	}{
-		{"foreign architecture", Request{Kubernetes: "v1.34.10", Containerd: "2.4.2", Platform: foreign, ToolsLayer: tools}, "compiling runc for " + foreign},
+		{"foreign architecture", Request{Kubernetes: "v1.34.10", CRI: recipes.CRI{Name: recipes.CRIContainerd, Version: "2.4.2"}, Platform: foreign, ToolsLayer: tools}, "compiling runc for " + foreign},
 		{"other system", Request{Kubernetes: "v1.34.10", Platform: "windows/amd64", ToolsLayer: tools}, `"windows/amd64"`},
 		{"no architecture", Request{Kubernetes: "v1.34.10", Platform: "linux", ToolsLayer: tools}, `"linux"`},
 		{"half a version", Request{Kubernetes: "v1.34", Platform: "linux/amd64", ToolsLayer: tools}, `"v1.34"`},

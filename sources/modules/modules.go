@@ -21,8 +21,8 @@ import (
 type Request struct {
 	// Kubernetes is the full version with a leading v, for instance v1.34.10; any that the Go module proxy serves.
 	Kubernetes string
-	// Containerd is the version without a leading v, for instance 2.4.2; empty leaves containerd and runc out.
-	Containerd string
+	// CRI is the container runtime with its version.
+	CRI recipes.CRI
 	// Platform is the node's, for instance linux/amd64.
 	Platform string
 	// CNI selects the pod network; flannel and none can be compiled.

@@ -44,7 +44,7 @@ func newPacker(t *testing.T, tools v1.Layer) *packer {
 			t.Fatal(err)
 		}
 	}
-	for _, project := range projectsFor(Request{Kubernetes: "v1.34.10", Containerd: "2.4.2", CNI: recipes.CNIFlannel}) {
+	for _, project := range projectsFor(Request{Kubernetes: "v1.34.10", CRI: recipes.CRI{Name: recipes.CRIContainerd, Version: "2.4.2"}, CNI: recipes.CNIFlannel}) {
 		for _, prog := range project.programs {
 			name := project.name + "/" + prog.name()
 			content := bytes.Repeat([]byte(name), 1<<14)

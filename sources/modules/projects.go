@@ -117,7 +117,7 @@ func projectsFor(req Request) []project {
 		},
 	}
 	containerd := project{
-		name: "containerd", version: "v" + strings.TrimPrefix(req.Containerd, "v"), modules: []string{"github.com/containerd/containerd/v2"},
+		name: "containerd", version: "v" + strings.TrimPrefix(req.CRI.Containerd(), "v"), modules: []string{"github.com/containerd/containerd/v2"},
 		stamps: stampVersion("github.com/containerd/containerd/v2/version.Version"),
 		programs: []program{
 			{pkg: "github.com/containerd/containerd/v2/cmd/containerd", path: "/usr/local/bin/containerd"},
@@ -155,7 +155,7 @@ func projectsFor(req Request) []project {
 	pause := project{name: "pause", version: PauseVersion, main: pauseSource, programs: []program{{pkg: ".", own: "pause"}}}
 
 	projects := []project{kubernetes}
-	if req.Containerd != "" {
+	if req.CRI.Containerd() != "" {
 		projects = append(projects, containerd, runc)
 	}
 	projects = append(projects, coreDNS, etcd, cniPlugins(), criTools, pause)

@@ -15,8 +15,8 @@ import (
 // TestTable checks that the images of every kind of request are made of programs that it compiles, at paths and under names that hold.
 func TestTable(t *testing.T) {
 	for _, req := range []Request{
-		{Kubernetes: "v1.34.10", Containerd: "2.4.2", CNI: recipes.CNIFlannel},
-		{Kubernetes: "v1.36.3", Containerd: "2.4.2", CNI: recipes.CNINone},
+		{Kubernetes: "v1.34.10", CRI: recipes.CRI{Name: recipes.CRIContainerd, Version: "2.4.2"}, CNI: recipes.CNIFlannel},
+		{Kubernetes: "v1.36.3", CRI: recipes.CRI{Name: recipes.CRIContainerd, Version: "2.4.2"}, CNI: recipes.CNINone},
 		{Kubernetes: "v1.37.0-rc.1", CNI: recipes.CNIFlannel},
 	} {
 		t.Run(req.Kubernetes, func(t *testing.T) {
@@ -53,7 +53,7 @@ func TestTable(t *testing.T) {
 			if diff := cmp.Diff(want, roles); diff != "" {
 				t.Errorf("roles (-want +got):\n%s", diff)
 			}
-			if got := programs["containerd/containerd"]; got != (req.Containerd != "") {
+			if got := programs["containerd/containerd"]; got != (req.CRI.Containerd() != "") {
 				t.Errorf("containerd compiled: %v", got)
 			}
 		})

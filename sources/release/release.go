@@ -29,8 +29,8 @@ const parallelDownloads = 4
 type Request struct {
 	// Kubernetes is the full version with a leading v, for instance v1.34.10.
 	Kubernetes string
-	// Containerd is the version without a leading v, for instance 2.4.2; empty leaves containerd and runc out.
-	Containerd string
+	// CRI is the container runtime with its version.
+	CRI recipes.CRI
 	// Platform is the node's, for instance linux/amd64.
 	Platform string
 	// CNI selects the pod network, whose images are named too; flannel and none can be served.
@@ -106,8 +106,8 @@ func downloads(req Request, arch string) []download {
 	for _, name := range []string{"kubeadm", "kubelet", "kubectl"} {
 		list = append(list, kubernetesProgram(req.Kubernetes, arch, name))
 	}
-	if req.Containerd != "" {
-		list = append(list, containerd(req.Containerd, arch), runc(arch))
+	if req.CRI.Containerd() != "" {
+		list = append(list, containerd(req.CRI.Containerd(), arch), runc(arch))
 	}
 	return list
 }

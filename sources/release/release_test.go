@@ -25,7 +25,7 @@ import (
 	"github.com/nodeimg/nodeimg/recipes"
 )
 
-var request = Request{Kubernetes: "v1.34.10", Containerd: "2.4.2", Platform: "linux/amd64", CNI: recipes.CNIFlannel}
+var request = Request{Kubernetes: "v1.34.10", CRI: recipes.CRI{Name: recipes.CRIContainerd, Version: "2.4.2"}, Platform: "linux/amd64", CNI: recipes.CNIFlannel}
 
 func resolveAll(ctx context.Context, c *fetch.Client, arch string) ([]recipes.LockedPart, error) {
 	var parts []recipes.LockedPart
