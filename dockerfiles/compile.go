@@ -124,7 +124,11 @@ func Compile(recipe recipes.Recipe, lock recipes.Lock, preload Preload) (*Result
 	if !ok {
 		return nil, fmt.Errorf("compiling recipe %s: no Dockerfile template for the distribution %q", recipe.Metadata.Name, lock.Base.Distro)
 	}
-	node, err := nodeFiles(recipe, lock)
+	runtime, err := criRuntimeOf(recipe)
+	if err != nil {
+		return nil, fmt.Errorf("compiling recipe %s: %w", recipe.Metadata.Name, err)
+	}
+	node, err := nodeFiles(recipe, lock, runtime)
 	if err != nil {
 		return nil, fmt.Errorf("compiling recipe %s: %w", recipe.Metadata.Name, err)
 	}
@@ -179,7 +183,7 @@ func Compile(recipe recipes.Recipe, lock recipes.Lock, preload Preload) (*Result
 			return nil, fmt.Errorf("compiling recipe %s: %w", recipe.Metadata.Name, err)
 		}
 	}
-	w.add("metadata", imageConfig(labels))
+	w.add("metadata", imageConfig(runtime, labels))
 	slices.SortFunc(contexts, func(a, b Context) int { return cmp.Compare(a.Name, b.Name) })
 	return &Result{Dockerfile: []byte(w.text.String()), Contexts: contexts, Fields: w.fields, Layers: w.layers}, nil
 }
@@ -319,9 +323,9 @@ func PreloadedLabel(images []recipes.LockedImage) (string, error) {
 
 // imageConfig is what stock kind and plain "docker run" expect of the image's config (kind: pkg/build/nodeimage; SIGRTMIN+3 is systemd's
 // signal for a clean halt, systemd(1)).
-func imageConfig(labels map[string]string) string {
+func imageConfig(runtime criRuntime, labels map[string]string) string {
 	var b strings.Builder
-	b.WriteString("ENV container=docker\nSTOPSIGNAL SIGRTMIN+3\nENTRYPOINT [\"/usr/lib/nodeimg/entrypoint.sh\", \"/sbin/init\"]\n")
+	b.WriteString("ENV container=docker\n" + runtime.imageConfig() + "STOPSIGNAL SIGRTMIN+3\nENTRYPOINT [\"/usr/lib/nodeimg/entrypoint.sh\", \"/sbin/init\"]\n")
 	quote := strings.NewReplacer(`\`, `\\`, `"`, `\"`, `$`, `\$`)
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
 		fmt.Fprintf(&b, "LABEL %s=\"%s\"\n", key, quote.Replace(labels[key]))

@@ -46,6 +46,8 @@ var variants = map[string]string{
 	"files":            fmt.Sprintf(source, "v1.34.10") + "  files:\n    - {source: testdata/host/motd, target: /etc/motd, mode: \"0600\"}\n    - {source: testdata/host/tree, target: /opt/tree}\n",
 	"certificates":     fmt.Sprintf(source, "v1.34.10") + "  caCertificates: [testdata/host/corporate.pem]\n",
 	"mirrors":          fmt.Sprintf(source, "v1.34.10") + "  mirrors: {registry.k8s.io: \"https://mirror.example/k8s\"}\n",
+	"docker":           fmt.Sprintf(source, "v1.34.10") + "  cri: {name: docker}\n  preload: {engine: inner}\n",
+	"crio":             fmt.Sprintf(source, "v1.34.10") + "  cri: {name: crio}\n",
 	"no-control-plane": fmt.Sprintf(source, "v1.34.10") + "  preload: {controlPlane: false}\n",
 }
 

@@ -32,6 +32,8 @@ const (
 	kubeadmPath     = "usr/share/nodeimg/kubeadm.yaml"
 	cniPath         = "usr/share/nodeimg/manifests/cni.yaml"
 	containerdPath  = "etc/containerd/config.toml"
+	crictlPath      = "etc/crictl.yaml"
+	kubeletPath     = "etc/default/kubelet"
 	kindVersionPath = "kind/version"
 	kindCNIPath     = "kind/manifests/default-cni.yaml"
 )
@@ -65,10 +67,17 @@ func contextFile(name string, content []byte) ContextFile {
 }
 
 // nodeFiles returns the files of the node that nodeimg itself brings: embedded ones, rendered ones and the recipe's CA certificates.
-func nodeFiles(recipe recipes.Recipe, lock recipes.Lock) ([]ContextFile, error) {
+func nodeFiles(recipe recipes.Recipe, lock recipes.Lock, runtime criRuntime) ([]ContextFile, error) {
 	files, err := embeddedFiles("node/files", "")
 	if err != nil {
 		return nil, err
+	}
+	for _, dir := range runtime.files {
+		own, err := embeddedFiles("node/"+dir, "")
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, own...)
 	}
 	sandbox, ok := lock.Image(recipes.RoleSandbox)
 	if !ok {
@@ -86,10 +95,16 @@ func nodeFiles(recipe recipes.Recipe, lock recipes.Lock) ([]ContextFile, error) 
 	if err != nil {
 		return nil, err
 	}
+	kubeadm.CRISocket = runtime.socket
+	values := runtime.values(sandbox.Reference)
 	err = errors.Join(
-		add(containerdPath, "containerd.toml.tmpl", struct{ SandboxImage string }{sandbox.Reference}),
 		add(kubeadmPath, "kubeadm.yaml.tmpl", kubeadm),
+		add(crictlPath, "crictl.yaml.tmpl", values),
+		add(kubeletPath, "kubelet.env.tmpl", values),
 	)
+	for name, template := range runtime.rendered {
+		err = errors.Join(err, add(name, template, values))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -124,6 +139,7 @@ type imageValues struct{ Repository, Tag string }
 
 type kubeadmTemplate struct {
 	Kubernetes, KubeadmAPI, PodSubnet string
+	CRISocket                         string
 	FailCgroupV1Field                 bool
 	Etcd, DNS                         *imageValues
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // scripts is where the node's boot scripts are.
-const scripts = "../dockerfiles/node/files/usr/lib/nodeimg"
+const scripts = "../dockerfiles/node/containerd/usr/lib/nodeimg"
 
 // nodeStore is /usr/lib/nodeimg of a node with the images, all packed.
 func nodeStore(t *testing.T, s *Sources, locked []recipes.LockedImage) string {
@@ -29,7 +29,7 @@ func nodeStore(t *testing.T, s *Sources, locked []recipes.LockedImage) string {
 func layOut(t *testing.T, s *Sources, locked []recipes.LockedImage, unpacked []trees.Snapshot, dir string) string {
 	t.Helper()
 	writeStore(t, filepath.Join(dir, "store"), s.Cache, locked)
-	state, err := Databases(t.Context(), s.Cache, locked, unpacked, epoch)
+	state, err := Databases(t.Context(), s.Cache, recipes.CRIContainerd, locked, unpacked, epoch)
 	if err != nil {
 		t.Fatal(err)
 	}

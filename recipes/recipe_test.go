@@ -135,7 +135,7 @@ func exampleRecipes(t *testing.T) map[string][]byte {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"k8s-node", "k8s-node-source", "k8s-node-ubuntu", "k8s-node-with-app", "kind-node"} {
+	for _, name := range []string{"k8s-node", "k8s-node-crio", "k8s-node-docker", "k8s-node-source", "k8s-node-ubuntu", "k8s-node-with-app", "kind-node"} {
 		if texts[name+".yaml"] == nil {
 			t.Errorf("recipe %s is not shipped", name)
 		}

@@ -3,7 +3,13 @@
 set -eu
 
 systemctl set-default multi-user.target
-systemctl enable containerd.service kubelet.service nodeimg-flannel.path nodeimg-store.service
+systemctl enable kubelet.service nodeimg-flannel.path
+# Whichever the node's runtime has.
+for unit in containerd.service cri-docker.service crio.service docker.service nodeimg-store.service; do
+	if [ -e "/etc/systemd/system/$unit" ]; then
+		systemctl enable "$unit"
+	fi
+done
 
 # Units that make no sense, or do harm, in a container: they write the host's kernel settings, wait for devices, or want a console.
 for unit in \

@@ -119,32 +119,6 @@ rewrite_dns() {
 	cat "$runtime/resolv.conf" >/etc/resolv.conf
 }
 
-configure_containerd() {
-	config=/etc/containerd/config.toml
-	# Lowering oom_score_adj needs CAP_SYS_RESOURCE in the initial user namespace; containers cannot start where it is missing.
-	if ! (echo -998 >/proc/self/oom_score_adj) 2>/dev/null; then
-		sed -i 's/^\( *restrict_oom_score_adj = \)false/\1true/' "$config"
-	fi
-	snapshotter=${KIND_EXPERIMENTAL_CONTAINERD_SNAPSHOTTER:-}
-	if [ -z "$snapshotter" ]; then
-		# An overlay's upper directory cannot lie on an overlay: without a volume at /var or /var/lib/containerd only copying works.
-		probe=/var/lib/containerd/.nodeimg-probe
-		mkdir -p "$probe/lower" "$probe/upper" "$probe/work" "$probe/merged"
-		lower=$probe/lower
-		# Unpacked images are lower directories on the container's own file system, and overlays stack only two deep.
-		[ ! -d /usr/lib/nodeimg/snapshots ] || lower=/usr/lib/nodeimg/snapshots:$lower
-		if mount -t overlay overlay -o "lowerdir=$lower,upperdir=$probe/upper,workdir=$probe/work" "$probe/merged" 2>/dev/null; then
-			umount "$probe/merged"
-		else
-			snapshotter=native
-			command -v fuse-overlayfs >/dev/null && [ -e /dev/fuse ] && command -v containerd-fuse-overlayfs-grpc >/dev/null && snapshotter=fuse-overlayfs
-			say "overlayfs does not work on /var/lib/containerd; using the $snapshotter snapshotter (mount a volume there to be faster)"
-		fi
-		rm -rf "$probe"
-	fi
-	[ -z "$snapshotter" ] || sed -i "s/^\( *snapshotter = \)\"overlayfs\"/\1\"$snapshotter\"/" "$config"
-}
-
 configure_kubelet() {
 	arguments="--fail-swap-on=false"
 	in_user_namespace && arguments="$arguments --feature-gates=KubeletInUserNamespace=true"
@@ -204,7 +178,7 @@ if docker_dns; then
 	resolver=docker
 	rewrite_dns
 fi
-configure_containerd
+/usr/lib/nodeimg/configure-runtime.sh
 configure_kubelet
 render_kubeadm
 forget_pod_network

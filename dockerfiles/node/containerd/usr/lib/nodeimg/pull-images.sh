@@ -7,7 +7,8 @@ set -eu
 
 root=${NODEIMG_CONTAINERD_ROOT:-/var/lib/containerd}
 hosts=${NODEIMG_HOSTS:-/etc/containerd/certs.d}
-export CONTAINERD_NAMESPACE=k8s.io
+# The Docker Engine has a namespace of its own, which the image's environment names.
+export CONTAINERD_NAMESPACE="${CONTAINERD_NAMESPACE:-k8s.io}"
 
 refuse() {
 	echo "pull-images.sh: $*" >&2
@@ -26,7 +27,7 @@ for reference in "$@"; do
 	*) refuse "$reference: write the tag too, for instance $reference:latest" ;;
 	esac
 done
-[ ! -S /run/containerd/containerd.sock ] || refuse "containerd runs in this container; pull with crictl pull"
+[ ! -S "${CONTAINERD_ADDRESS:-/run/containerd/containerd.sock}" ] || refuse "containerd runs in this container; pull with crictl pull"
 
 state=$(mktemp -d)
 containerd_pid=
@@ -93,8 +94,8 @@ for reference in "$@"; do
 	case ${name##*/} in
 	*:*) name=${name%:*} ;;
 	esac
-	# Manifests that name a digest find the image under this name.
-	[ "$reference" = "$name@$digest" ] || inner images tag --local --force "$reference" "$name@$digest" >/dev/null
+	# Manifests that name a digest find the image under this name; the Docker Engine finds it by itself.
+	[ "$CONTAINERD_NAMESPACE" = moby ] || [ "$reference" = "$name@$digest" ] || inner images tag --local --force "$reference" "$name@$digest" >/dev/null
 	echo "pulled $reference $digest"
 done
 stop

@@ -18,7 +18,8 @@ id=${id%% *}
 wanted=$root/nodeimg-wanted-$id
 lost=$root/nodeimg-lost-$id
 failed=
-export CONTAINERD_NAMESPACE=k8s.io
+# The Docker Engine has a namespace of its own, which the unit names.
+export CONTAINERD_NAMESPACE="${CONTAINERD_NAMESPACE:-k8s.io}"
 
 say() { echo "nodeimg: $*"; }
 
@@ -63,7 +64,8 @@ forget() {
 	if [ -s "$work/chains" ]; then
 		say "$(wc -l <"$work/chains") unpacked layers are in this node image no more; pods and containers are removed and will be made anew"
 		# Nothing runs yet; the kubelet replaces what it finds missing.
-		if command -v crictl >/dev/null; then
+		# The Docker Engine starts later and marks what it cannot find as dead.
+		if [ "$CONTAINERD_NAMESPACE" != moby ] && command -v crictl >/dev/null; then
 			crictl rmp --all --force || true
 		fi
 		ctr snapshots --snapshotter overlayfs ls >"$work/snapshots"
@@ -108,7 +110,7 @@ register() {
 		case ${name##*/} in
 		*:*) name=${name%:*} ;;
 		esac
-		[ "$reference" = "$name@$digest" ] || ctr images tag --force "$reference" "$name@$digest" >/dev/null
+		[ "$CONTAINERD_NAMESPACE" = moby ] || [ "$reference" = "$name@$digest" ] || ctr images tag --force "$reference" "$name@$digest" >/dev/null
 		say "registered $reference"
 	done <"$wanted"
 }
