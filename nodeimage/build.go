@@ -141,7 +141,7 @@ func imageOf(ctx context.Context, document *recipes.Document, lock *recipes.Lock
 func storeOf(ctx context.Context, recipe recipes.Recipe, lock *recipes.Lock, compiled *dockerfiles.Result, images *preload.Sources, options Options) (*store, error) {
 	pulled := dockerfiles.PreloadFor(recipe) == dockerfiles.PreloadPull
 	if pulled && recipe.Spec.Preload.Layout == recipes.LayoutPacked {
-		return newStore(ctx, options.Cache, lock.Images, nil, nil, options.Epoch)
+		return newStore(ctx, options.Cache, recipe.Spec.CRI.Name, lock.Images, nil, nil, options.Epoch)
 	}
 	for _, image := range lock.Images {
 		if err := images.Fetch(ctx, image); err != nil {
@@ -158,7 +158,7 @@ func storeOf(ctx context.Context, recipe recipes.Recipe, lock *recipes.Lock, com
 	if err != nil {
 		return nil, err
 	}
-	return newStore(ctx, options.Cache, lock.Images, appended, nil, options.Epoch)
+	return newStore(ctx, options.Cache, recipe.Spec.CRI.Name, lock.Images, appended, nil, options.Epoch)
 }
 
 // roomFor is the number of layers that are left for preloaded images: the base, what the Dockerfile adds and the topmost layer count too.

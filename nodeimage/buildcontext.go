@@ -83,7 +83,7 @@ func WriteBuildContext(ctx context.Context, document *recipes.Document, options 
 				target.Contexts[c.Name] = "oci-layout://./" + folder + ":latest@" + c.Layout
 				err = w.layout(folder, digest.Digest(c.Layout))
 			case c.Name == storeContext:
-				err = w.store(ctx, folder, lock.Images, options.Epoch)
+				err = w.store(ctx, folder, document.Recipe.Spec.CRI.Name, lock.Images, options.Epoch)
 			default:
 				err = w.files(folder, c.Files)
 			}
@@ -164,8 +164,8 @@ func (w contextWriter) layout(folder string, d digest.Digest) error {
 }
 
 // store writes what lies below /usr/lib/nodeimg in the image.
-func (w contextWriter) store(ctx context.Context, folder string, images []recipes.LockedImage, epoch time.Time) error {
-	files, err := storeFiles(ctx, w.cache, images, nil, epoch)
+func (w contextWriter) store(ctx context.Context, folder string, cri recipes.CRIName, images []recipes.LockedImage, epoch time.Time) error {
+	files, err := storeFiles(ctx, w.cache, cri, images, nil, epoch)
 	if err != nil {
 		return err
 	}

@@ -204,7 +204,7 @@ func TestArrange(t *testing.T) {
 			if len(list) != test.snapshots {
 				t.Errorf("the layers hold %d snapshots, want %d", len(list), test.snapshots)
 			}
-			if _, err := preload.Databases(t.Context(), c, images, list, DefaultEpoch); err != nil {
+			if _, err := preload.Databases(t.Context(), c, recipes.CRIContainerd, images, list, DefaultEpoch); err != nil {
 				t.Error(err)
 			}
 		})

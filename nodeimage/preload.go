@@ -192,7 +192,7 @@ func (n *nodeImage) apply(ctx context.Context, change *change) (v1.Image, *arran
 		return nil, nil, err
 	}
 	kept := &preload.Contents{Layers: arrangement.kept}
-	store, err := newStore(ctx, c, change.images, arrangement.appended, kept.Snapshots(), n.options.Epoch)
+	store, err := newStore(ctx, c, recipes.CRIName(n.report.CRI.Name), change.images, arrangement.appended, kept.Snapshots(), n.options.Epoch)
 	if err != nil {
 		return nil, nil, err
 	}

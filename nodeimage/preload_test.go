@@ -158,7 +158,7 @@ func testNode(t testing.TB, c *cache.Cache, references ...string) v1.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := newStore(t.Context(), c, images, appended, nil, DefaultEpoch)
+	store, err := newStore(t.Context(), c, recipes.CRIContainerd, images, appended, nil, DefaultEpoch)
 	if err != nil {
 		t.Fatal(err)
 	}

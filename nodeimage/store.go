@@ -37,16 +37,16 @@ type store struct {
 	epoch time.Time
 }
 
-// newStore describes the store of images. Blobs of the appended layers must be in the cache, of other images manifests and configs.
+// newStore describes the store of images for the runtime cri. Blobs of the appended layers must be in the cache, of other images manifests and configs.
 // Unpacked are snapshots whose trees lie in the node image already.
-func newStore(ctx context.Context, c *cache.Cache, images []recipes.LockedImage, appended []layers.Layer, unpacked []trees.Snapshot, epoch time.Time) (*store, error) {
+func newStore(ctx context.Context, c *cache.Cache, cri recipes.CRIName, images []recipes.LockedImage, appended []layers.Layer, unpacked []trees.Snapshot, epoch time.Time) (*store, error) {
 	s := &store{images: images, layers: appended, epoch: epoch}
 	contents := &preload.Contents{Layers: []preload.ContentsLayer{{Snapshots: unpacked}}}
 	for _, layer := range appended {
 		contents.Layers = append(contents.Layers, layer.Contents)
 	}
 	var err error
-	if s.files, err = storeFiles(ctx, c, images, contents.Snapshots(), epoch); err != nil {
+	if s.files, err = storeFiles(ctx, c, cri, images, contents.Snapshots(), epoch); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -54,12 +54,12 @@ func newStore(ctx context.Context, c *cache.Cache, images []recipes.LockedImage,
 
 // storeFiles are the files that make blobs and trees a store: the OCI layout's index, the images' manifests and configs, containerd's
 // databases and the links that its snapshotter wants.
-func storeFiles(ctx context.Context, c *cache.Cache, images []recipes.LockedImage, unpacked []trees.Snapshot, epoch time.Time) ([]file, error) {
+func storeFiles(ctx context.Context, c *cache.Cache, cri recipes.CRIName, images []recipes.LockedImage, unpacked []trees.Snapshot, epoch time.Time) ([]file, error) {
 	index, err := preload.Index(images)
 	if err != nil {
 		return nil, err
 	}
-	state, err := preload.Databases(ctx, c, images, unpacked, epoch)
+	state, err := preload.Databases(ctx, c, cri, images, unpacked, epoch)
 	if err != nil {
 		return nil, err
 	}

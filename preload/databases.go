@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,7 +16,6 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -26,18 +24,8 @@ import (
 	"github.com/nodeimg/nodeimg/recipes"
 )
 
-const (
-	// criNamespace is containerd's namespace for Kubernetes (containerd internal/cri/constants).
-	criNamespace = "k8s.io"
-	// snapshotter is the one that preloaded images are unpacked for.
-	snapshotter = "overlayfs"
-)
-
-// criLabels mark an image as the CRI plugin's own and keep the kubelet from collecting it (containerd internal/cri/labels).
-var criLabels = map[string]string{
-	"io.cri-containerd.image":  "managed",
-	"io.cri-containerd.pinned": "pinned",
-}
+// snapshotter is the one that preloaded images are unpacked for.
+const snapshotter = "overlayfs"
 
 // State is what containerd has on disk about images that it pulled and unpacked, beside the blobs and the trees themselves.
 type State struct {
@@ -58,10 +46,15 @@ func (s *State) Links() map[string]string {
 	return links
 }
 
-// Databases returns the state of a containerd that has pulled the images by its CRI plugin, has unpacked those whose last chain id is
-// among unpacked, and has done nothing else. All times in it are epoch. Manifests and configs must be in the cache, layers need not. The
-// same images, snapshots and epoch, in any order, give the same bytes. A snapshot's parent that is not in the list is an error.
-func Databases(ctx context.Context, c *cache.Cache, locked []recipes.LockedImage, unpacked []trees.Snapshot, epoch time.Time) (*State, error) {
+// Databases returns the state of a containerd through which cri, its own CRI plugin or Docker, has pulled the images, which has unpacked
+// those whose last chain id is among unpacked, and has done nothing else. All times in it are epoch. Manifests and configs must be in the
+// cache, layers need not. The same images, snapshots and epoch, in any order, give the same bytes. A snapshot's parent that is not in the
+// list is an error, and so is a cri that does not keep its images in containerd.
+func Databases(ctx context.Context, c *cache.Cache, cri recipes.CRIName, locked []recipes.LockedImage, unpacked []trees.Snapshot, epoch time.Time) (*State, error) {
+	client, ok := clients[cri]
+	if !ok {
+		return nil, fmt.Errorf("writing containerd's databases: %s does not keep images in containerd", cri)
+	}
 	dir, release, err := c.TempDir("databases")
 	if err != nil {
 		return nil, fmt.Errorf("writing containerd's databases: %w", err)
@@ -73,7 +66,7 @@ func Databases(ctx context.Context, c *cache.Cache, locked []recipes.LockedImage
 	}
 	defer unpack.records.close()
 	state := &State{Chains: unpack.order}
-	if state.Meta, err = metaDatabase(ctx, c, locked, unpack, epoch, dir); err != nil {
+	if state.Meta, err = metaDatabase(ctx, c, client, locked, unpack, epoch, dir); err != nil {
 		return nil, fmt.Errorf("writing containerd's image database: %w", err)
 	}
 	if state.Snapshots, err = unpack.records.finish(ctx, epoch, filepath.Join(dir, "compact-metadata.db")); err != nil {
@@ -82,7 +75,7 @@ func Databases(ctx context.Context, c *cache.Cache, locked []recipes.LockedImage
 	return state, nil
 }
 
-func metaDatabase(ctx context.Context, c *cache.Cache, locked []recipes.LockedImage, unpack *unpack, epoch time.Time, dir string) ([]byte, error) {
+func metaDatabase(ctx context.Context, c *cache.Cache, client client, locked []recipes.LockedImage, unpack *unpack, epoch time.Time, dir string) ([]byte, error) {
 	blobs := &lockedBlobs{cache: c, sizes: map[digest.Digest]int64{}}
 	db, err := openBolt(filepath.Join(dir, "meta.db"))
 	if err != nil {
@@ -93,9 +86,9 @@ func metaDatabase(ctx context.Context, c *cache.Cache, locked []recipes.LockedIm
 	if err := store.Init(ctx); err != nil {
 		return nil, err
 	}
-	ctx = namespaces.WithNamespace(ctx, criNamespace)
+	ctx = namespaces.WithNamespace(ctx, client.namespace)
 	for _, image := range sorted(locked) {
-		parts, err := record(ctx, blobs, store, image)
+		parts, err := record(ctx, blobs, store, client, image)
 		if err == nil {
 			err = unpack.image(ctx, c, store.ContentStore(), parts)
 		}
@@ -113,8 +106,8 @@ func metaDatabase(ctx context.Context, c *cache.Cache, locked []recipes.LockedIm
 }
 
 // record does what a pull would: a record for every blob, labels by which the garbage collector finds one blob from the other, and the
-// names under which the CRI plugin looks images up.
-func record(ctx context.Context, blobs *lockedBlobs, db *metadata.DB, image recipes.LockedImage) (imageParts, error) {
+// names under which the client looks images up.
+func record(ctx context.Context, blobs *lockedBlobs, db *metadata.DB, client client, image recipes.LockedImage) (imageParts, error) {
 	parts, err := readParts(blobs.cache, image)
 	if err != nil {
 		return parts, err
@@ -142,7 +135,7 @@ func record(ctx context.Context, blobs *lockedBlobs, db *metadata.DB, image reci
 	if err := images.Walk(ctx, images.Handlers(ours, sourceLabels), parts.target); err != nil {
 		return parts, err
 	}
-	names, err := recordNames(image, parts)
+	names, err := client.names(image, parts)
 	if err != nil {
 		return parts, err
 	}
@@ -152,33 +145,12 @@ func record(ctx context.Context, blobs *lockedBlobs, db *metadata.DB, image reci
 		if strings.HasSuffix(name, "@"+parts.manifest.Digest.String()) {
 			target = parts.manifest
 		}
-		_, err := records.Create(ctx, images.Image{Name: name, Target: target, Labels: criLabels})
+		_, err := records.Create(ctx, images.Image{Name: name, Target: target, Labels: client.labels})
 		if err != nil && !errdefs.IsAlreadyExists(err) {
 			return parts, err
 		}
 	}
 	return parts, nil
-}
-
-// recordNames are the names that containerd's CRI plugin gives an image that it pulls: the reference, name@digest, and the config's
-// digest, which is the image id (containerd internal/cri/server/images/image_pull.go, createOrUpdateImageReference). An image of an index
-// gets one more, name@digest of its own manifest, because tools that pin images for one platform write that into manifests of pods.
-func recordNames(image recipes.LockedImage, parts imageParts) ([]string, error) {
-	named, _, err := normalize(image.Reference)
-	if err != nil {
-		return nil, err
-	}
-	names := []string{image.Reference, parts.config.Digest.String()}
-	for _, d := range []digest.Digest{parts.target.Digest, parts.manifest.Digest} {
-		digested, err := reference.WithDigest(reference.TrimNamed(named), d)
-		if err != nil {
-			return nil, err
-		}
-		if !slices.Contains(names, digested.String()) {
-			names = append(names, digested.String())
-		}
-	}
-	return names, nil
 }
 
 // lockedBlobs is the part of a content store that recording needs, over the cache: sizes come from the manifests, because layers are only

@@ -23,11 +23,11 @@ func TestDatabasesAreDeterministic(t *testing.T) {
 	s := newSources(t)
 	locked := fetched(t, s)
 	unpacked := unpackedAs(t, s, locked)
-	packed, err := Databases(t.Context(), s.Cache, locked, nil, epoch)
+	packed, err := Databases(t.Context(), s.Cache, recipes.CRIContainerd, locked, nil, epoch)
 	if err != nil {
 		t.Fatal(err)
 	}
-	state, err := Databases(t.Context(), s.Cache, locked, unpacked, epoch)
+	state, err := Databases(t.Context(), s.Cache, recipes.CRIContainerd, locked, unpacked, epoch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func TestDatabasesAreDeterministic(t *testing.T) {
 	slices.Reverse(locked)
 	slices.Reverse(unpacked)
 	for range 3 {
-		again, err := Databases(t.Context(), few, locked, unpacked, epoch.In(time.FixedZone("far", 3600)))
+		again, err := Databases(t.Context(), few, recipes.CRIContainerd, locked, unpacked, epoch.In(time.FixedZone("far", 3600)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +78,7 @@ func TestDatabasesRefuseBrokenSnapshots(t *testing.T) {
 		"each other's parent":    {{ChainID: one, Parent: two}, {ChainID: two, Parent: one}},
 		"twice with other sizes": {{ChainID: one, Size: 1}, {ChainID: one, Size: 2}},
 	} {
-		if _, err := Databases(t.Context(), newCache(t), nil, list, epoch); err == nil || !strings.Contains(err.Error(), one.String()) {
+		if _, err := Databases(t.Context(), newCache(t), recipes.CRIContainerd, nil, list, epoch); err == nil || !strings.Contains(err.Error(), one.String()) {
 			t.Errorf("a snapshot %s: %v", name, err)
 		}
 	}
@@ -117,7 +117,7 @@ func TestContainerdKnowsTheImages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		found, err := recordNames(image, parts)
+		found, err := pluginNames(image, parts)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -88,7 +88,7 @@ wait $! || true
 		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS, UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
 		Credential: &syscall.Credential{}, Pdeathsig: syscall.SIGKILL,
 	}
-	command.Env = append(bootEnvironment(dir, root), "PATH="+mustPrograms(t)+":"+os.Getenv("PATH"), "CONTAINERD_ADDRESS=/run/containerd.sock", "CONTAINERD_NAMESPACE="+criNamespace)
+	command.Env = append(bootEnvironment(dir, root), "PATH="+mustPrograms(t)+":"+os.Getenv("PATH"), "CONTAINERD_ADDRESS=/run/containerd.sock", "CONTAINERD_NAMESPACE=k8s.io")
 	out, err := command.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)

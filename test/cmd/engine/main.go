@@ -30,6 +30,7 @@ func run(args []string) error {
 		flags.StringVar(&options.Dir, "dir", "", "state folder")
 		flags.StringVar(&options.Programs, "programs", "", "folder of the programs")
 		flags.StringVar((*string)(&options.Network), "network", "", "own or host")
+		flags.StringVar(&options.ContainerdRoot, "containerd-root", "", "root folder of containerd")
 		if err := flags.Parse(args[1:]); err != nil {
 			return err
 		}
@@ -54,6 +55,7 @@ func run(args []string) error {
 		flags.StringVar(&options.ID, "id", "", "name of the Engine")
 		flags.StringVar(&options.Programs, "programs", "", "folder of the programs")
 		flags.StringVar((*string)(&options.Network), "network", "", "own or host")
+		flags.StringVar(&options.ContainerdRoot, "containerd-root", "", "root folder of containerd")
 		lifeline := flags.Bool("lifeline", false, "end when standard input ends")
 		if err := flags.Parse(args[1:]); err != nil {
 			return err

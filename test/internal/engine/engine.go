@@ -38,6 +38,8 @@ const startLimit = 2 * time.Minute
 type Options struct {
 	// Network is OwnNetwork unless set.
 	Network Network
+	// ContainerdRoot is the root folder of the Engine's containerd, unless it is empty. It must exist, and outlives the Engine.
+	ContainerdRoot string
 	// Flags are given to dockerd in addition.
 	Flags []string
 }
@@ -222,7 +224,7 @@ func prepare(ctx context.Context, options Options) ([]string, error) {
 	if network == "" {
 		network = OwnNetwork
 	}
-	return []string{supervisor, "serve", "-programs", programs, "-network", string(network)}, nil
+	return []string{supervisor, "serve", "-programs", programs, "-network", string(network), "-containerd-root", options.ContainerdRoot}, nil
 }
 
 // flagArguments passes dockerd's flags behind the supervisor's.

@@ -21,6 +21,8 @@ type InitOptions struct {
 	Dir, Programs string
 	// Network is the network namespace that the process is in.
 	Network Network
+	// ContainerdRoot is as in Options.
+	ContainerdRoot string
 	// Flags are given to dockerd in addition.
 	Flags []string
 }
@@ -96,6 +98,10 @@ func startContainerd(options InitOptions) (*os.Process, error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, err
 	}
+	root := options.ContainerdRoot
+	if root == "" {
+		root = filepath.Join(dir, "root")
+	}
 	config := filepath.Join(dir, "config.toml")
 	text := fmt.Sprintf(`version = 3
 root = %q
@@ -105,7 +111,7 @@ disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime
   address = %q
 [plugins."io.containerd.internal.v1.opt"]
   path = %q
-`, filepath.Join(dir, "root"), filepath.Join(dir, "state"), filepath.Join(dir, "containerd.sock"), filepath.Join(dir, "opt"))
+`, root, filepath.Join(dir, "state"), filepath.Join(dir, "containerd.sock"), filepath.Join(dir, "opt"))
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return nil, err
 	}

@@ -35,6 +35,8 @@ type ServeOptions struct {
 	Network Network
 	// Lifeline ends the Engine when it ends; nil means that only ctx does.
 	Lifeline io.Reader
+	// ContainerdRoot is as in Options.
+	ContainerdRoot string
 	// Flags are given to dockerd in addition.
 	Flags []string
 }
@@ -103,7 +105,7 @@ func serve(ctx context.Context, dir string, options ServeOptions) error {
 	if err != nil {
 		return fmt.Errorf("finding the supervisor's own program: %w", err)
 	}
-	args := append([]string{"init", "-dir", dir, "-programs", options.Programs, "-network", string(options.Network)}, flagArguments(options.Flags)...)
+	args := append([]string{"init", "-dir", dir, "-programs", options.Programs, "-network", string(options.Network), "-containerd-root", options.ContainerdRoot}, flagArguments(options.Flags)...)
 	init := exec.Command(self, args...)
 	init.Stdout, init.Stderr = log, log
 	init.SysProcAttr = &syscall.SysProcAttr{
