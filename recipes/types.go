@@ -95,9 +95,10 @@ const (
 
 // CRI selects the container runtime of the node.
 type CRI struct {
-	// Name is containerd, docker or crio; the default is containerd.
+	// Name is containerd, docker, which is the Docker Engine with cri-dockerd, or crio, which is CRI-O; the default is containerd.
 	Name CRIName `json:"name,omitempty" jsonschema:"enum=containerd,enum=docker,enum=crio,default=containerd"`
-	// Version is the runtime's version without a leading v, for instance 2.4.2; the default is the newest one that nodeimg was tested with.
+	// Version is the version of containerd, the Docker Engine or CRI-O without a leading v, for instance 2.4.2; the default is the newest one
+	// that nodeimg was tested with: 2.4.2, 28.5.2 or 1.36.3.
 	Version string `json:"version,omitempty" jsonschema:"pattern=^[0-9]+[.][0-9]+[.][0-9]+(-[0-9A-Za-z.-]+)?$,example=2.4.2"`
 }
 
@@ -136,7 +137,7 @@ type Preload struct {
 	// Images are further images.
 	Images []ImageSource `json:"images,omitempty"`
 	// Engine is how images get into the node image: direct, where nodeimg writes the layers itself; inner, where the node's own runtime pulls
-	// in a build step; or auto, the default, which is direct wherever that serves the runtime.
+	// in a build step; or auto, the default, which is direct.
 	Engine Engine `json:"engine,omitempty" jsonschema:"enum=auto,enum=inner,enum=direct,default=auto"`
 	// Layout is how images lie in the node image: unpacked, so that containers start without unpacking anything, or packed, as in a
 	// registry. The default is unpacked for engine direct and packed for engine inner.

@@ -16,6 +16,7 @@ import (
 
 // combination is one way of getting images into a node.
 type combination struct {
+	cri    recipes.CRIName
 	engine recipes.Engine
 	layout recipes.Layout
 	// runtime runs the builder's steps.
@@ -25,12 +26,18 @@ type combination struct {
 }
 
 var combinations = []combination{
-	{recipes.EngineDirect, recipes.LayoutUnpacked, child.RuntimeRunc, table, fresh},
-	{recipes.EngineDirect, recipes.LayoutPacked, child.RuntimeRunc, table, fresh},
-	{recipes.EngineInner, recipes.LayoutPacked, child.RuntimeRunc, table, fixed},
+	{recipes.CRIContainerd, recipes.EngineDirect, recipes.LayoutUnpacked, child.RuntimeRunc, table, fresh},
+	{recipes.CRIContainerd, recipes.EngineDirect, recipes.LayoutPacked, child.RuntimeRunc, table, fresh},
+	{recipes.CRIContainerd, recipes.EngineInner, recipes.LayoutPacked, child.RuntimeRunc, table, fixed},
 	// Trees are made by the same code as with engine direct, and each new image is a pull in the build: a few are enough.
-	{recipes.EngineInner, recipes.LayoutUnpacked, child.RuntimeSysbox, some, fresh},
+	{recipes.CRIContainerd, recipes.EngineInner, recipes.LayoutUnpacked, child.RuntimeSysbox, some, fresh},
+	{recipes.CRIDocker, recipes.EngineDirect, recipes.LayoutUnpacked, child.RuntimeRunc, table, fresh},
+	{recipes.CRIDocker, recipes.EngineInner, recipes.LayoutPacked, child.RuntimeRunc, some, fixed},
+	{recipes.CRICRIO, recipes.EngineDirect, recipes.LayoutUnpacked, child.RuntimeRunc, fit, fresh},
 }
+
+// fit are the rows that can be unpacked, because CRI-O has nothing else.
+var fit = slices.DeleteFunc(slices.Clone(table), func(r row) bool { return r.unfit })
 
 // some are rows that need most of what there is: merged and shared trees, attributes, another compression, one that stays packed.
 var some = slices.DeleteFunc(slices.Clone(table), func(r row) bool {
@@ -41,7 +48,7 @@ var some = slices.DeleteFunc(slices.Clone(table), func(r row) bool {
 })
 
 func (c combination) name() string {
-	return strings.Join([]string{string(c.engine), string(c.layout), c.runtime}, "-")
+	return strings.Join([]string{string(c.cri), string(c.engine), string(c.layout), c.runtime}, "-")
 }
 
 // seen is what came of one image in a node.
@@ -68,7 +75,8 @@ func TestConformance(t *testing.T) {
 			took("build and load")
 			n := m.boot(t, image)
 			took("boot")
-			ready, err := unpacked(t.Context(), n)
+			view := views[c.cri]
+			ready, err := view.ready(t.Context(), n)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -78,15 +86,10 @@ func TestConformance(t *testing.T) {
 			group.SetLimit(4)
 			for _, r := range c.rows {
 				group.Go(func() error {
-					look := see
-					if c.layout == recipes.LayoutPacked && !slices.ContainsFunc(some, func(s row) bool { return s.name == r.name }) {
-						// The node's containerd unpacks it by itself, so a container adds nothing but time.
-						look = mounted
-					}
-					got, err := look(t.Context(), n, r.reference(c.seeds), r.name)
+					got := view.look(t.Context(), n, c, r)
 					mu.Lock()
 					defer mu.Unlock()
-					results[r.name] = seen{got, err}
+					results[r.name] = got
 					return nil
 				})
 			}
@@ -109,7 +112,7 @@ func TestConformance(t *testing.T) {
 func (c combination) check(t *testing.T, r row, want expected, ready map[string]bool, got seen, options tree.Options) {
 	unpacked, listed := ready[r.reference(c.seeds)]
 	if !listed {
-		t.Fatal("containerd in the node does not know the image")
+		t.Fatal("the runtime in the node does not know the image")
 	}
 	if wanted := c.layout == recipes.LayoutUnpacked && !r.unfit; unpacked != wanted {
 		t.Errorf("the image is unpacked before its first container: %v, want %v", unpacked, wanted)

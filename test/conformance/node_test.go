@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -18,7 +17,6 @@ import (
 	"github.com/nodeimg/nodeimg/internal/progress"
 	"github.com/nodeimg/nodeimg/nodeimage"
 	"github.com/nodeimg/nodeimg/recipes"
-	"github.com/nodeimg/nodeimg/test/conformance/tree"
 	"github.com/nodeimg/nodeimg/test/internal/engine"
 	"github.com/nodeimg/nodeimg/test/internal/node"
 	"github.com/nodeimg/nodeimg/test/internal/tools"
@@ -70,7 +68,9 @@ func (c combination) document(dir, host string) *recipes.Document {
 		Spec: recipes.Spec{
 			Kubernetes: recipes.Kubernetes{Version: "v1.34.10", Source: recipes.SourceModules},
 			Base:       recipes.Base{Distro: "debian", Release: "12", From: recipes.FromPackages},
+			CRI:        recipes.CRI{Name: c.cri},
 			CNI:        recipes.CNI{Name: recipes.CNINone},
+			Packages:   views[c.cri].packages,
 			Preload:    recipes.Preload{ControlPlane: new(bool), Engine: c.engine, Layout: c.layout},
 			Mirrors:    map[string]string{registryName: "http://" + host},
 		},
@@ -161,43 +161,3 @@ func (m *machine) boot(t *testing.T, reference string) *node.Node {
 
 // suffix makes names that no other run uses at the same time.
 func suffix() string { return fmt.Sprintf("%d-%x", os.Getpid(), time.Now().UnixNano()&0xffffff) }
-
-// unpacked says of each image that containerd in the node knows whether its snapshots are there. An image whose content is not complete
-// is an error.
-func unpacked(ctx context.Context, n *node.Node) (map[string]bool, error) {
-	out, err := n.Exec(ctx, "ctr", "--namespace", "k8s.io", "images", "check")
-	if err != nil {
-		return nil, err
-	}
-	is := map[string]bool{}
-	for _, line := range strings.Split(strings.TrimSpace(out), "\n")[1:] {
-		// REF TYPE DIGEST STATUS SIZE UNPACKED
-		fields := strings.Fields(line)
-		if len(fields) < 6 || fields[3] != "complete" {
-			return nil, fmt.Errorf("containerd in the node says of an image: %s", line)
-		}
-		is[fields[0]] = fields[len(fields)-1] == "true"
-	}
-	return is, nil
-}
-
-// see runs a container of the image in the node and returns the tree that it sees.
-func see(ctx context.Context, n *node.Node, reference, id string) (map[string]tree.Entry, error) {
-	// The container may belong to any user.
-	return seeBy(ctx, n, `mkdir -m 0777 "$1" && ctr --namespace k8s.io run --rm --mount "type=bind,src=$3,dst=$4,options=rbind:ro" \
-		--mount "type=bind,src=$1,dst=/conformance,options=rbind:rw" "$2" "${1##*/}" "$4" / /conformance/tree >&2 && cat "$1/tree"`, reference, id)
-}
-
-// mounted mounts the image in the node as for a container, without running one, and returns the tree there.
-func mounted(ctx context.Context, n *node.Node, reference, id string) (map[string]tree.Entry, error) {
-	return seeBy(ctx, n, `mkdir -p "$1/mounted" && ctr --namespace k8s.io images mount --rw "$2" "$1/mounted" >&2 && "$3" "$1/mounted" "$1/tree" &&
-		umount "$1/mounted" && cat "$1/tree"`, reference, id)
-}
-
-func seeBy(ctx context.Context, n *node.Node, script, reference, id string) (map[string]tree.Entry, error) {
-	out, err := n.Exec(ctx, "sh", "-c", script, "see", "/var/tmp/"+id, reference, dumpInNode, dumpInContainer)
-	if err != nil {
-		return nil, err
-	}
-	return tree.Read(strings.NewReader(out))
-}

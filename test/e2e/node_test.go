@@ -21,11 +21,18 @@ func kubectl(args ...string) []string {
 	return append([]string{"kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf"}, args...)
 }
 
-// TestE2ESourceImage builds the shipped recipe that needs no registry, with a user's image added, and makes a node of it.
+// TestE2ESourceImage builds the shipped recipes that need no registry, one for each container runtime, with a user's image added, and
+// makes nodes of them.
 func TestE2ESourceImage(t *testing.T) {
 	registry := startRegistry(t)
 	pushApp(t, registry)
-	recipe := writeRecipe(t, "k8s-node-source.yaml", fmt.Sprintf("  preload:\n    images: [%q]\n  mirrors: {docker.io: \"http://%s\"}\n", appReference, registry))
+	for _, shipped := range []string{"k8s-node-source.yaml", "k8s-node-docker.yaml", "k8s-node-crio.yaml"} {
+		t.Run(strings.TrimSuffix(shipped, ".yaml"), func(t *testing.T) { sourceImage(t, shipped, registry) })
+	}
+}
+
+func sourceImage(t *testing.T, shipped, registry string) {
+	recipe := writeRecipe(t, shipped, fmt.Sprintf("  preload:\n    images: [%q]\n  mirrors: {docker.io: \"http://%s\"}\n", appReference, registry))
 	docker, host := startEngine(t)
 	reference := "nodeimg-e2e/source:" + suffix()
 	out := nodeimg(t.Context(), t, []string{"DOCKER_HOST=" + host}, "build", recipe, "-o", "type=docker", "-t", reference)
@@ -103,7 +110,8 @@ func logs(ctx context.Context, t *testing.T, n *node.Node) {
 	console, _ := n.Console(ctx)
 	t.Log("console:\n" + console)
 	for _, command := range [][]string{
-		{"journalctl", "--no-pager", "-n", "60", "-u", "containerd"}, {"journalctl", "--no-pager", "-n", "60", "-u", "kubelet"},
+		{"journalctl", "--no-pager", "-n", "60", "-u", "containerd", "-u", "docker", "-u", "cri-docker", "-u", "crio"},
+		{"journalctl", "--no-pager", "-n", "60", "-u", "kubelet"},
 		{"crictl", "ps", "-a"}, kubectl("get", "pods", "-A", "-o", "wide"), kubectl("get", "events", "-A"),
 	} {
 		out, err := n.Exec(ctx, command...)
@@ -196,7 +204,11 @@ func runtimeImages(t *testing.T, n *node.Node) (pinned map[string]bool) {
 			pinned[tag] = image.Pinned
 		}
 	}
-	for _, line := range strings.Split(strings.TrimSpace(must(t, n, "ctr", "-n", "k8s.io", "images", "check")), "\n")[1:] {
+	if criOf(t, n) == recipes.CRICRIO {
+		return pinned
+	}
+	check := must(t, n, "sh", "-c", `ctr --namespace "${CONTAINERD_NAMESPACE:-k8s.io}" images check`)
+	for _, line := range strings.Split(strings.TrimSpace(check), "\n")[1:] {
 		if !strings.Contains(line, "complete") || strings.Contains(line, "incomplete") {
 			t.Errorf("images check says %s", line)
 		}
@@ -204,7 +216,22 @@ func runtimeImages(t *testing.T, n *node.Node) (pinned map[string]bool) {
 	return pinned
 }
 
-// storePinned holds that each image of the store is among the pinned ones, and returns how many the store has.
+// criOf returns which container runtime the node has.
+func criOf(t *testing.T, n *node.Node) recipes.CRIName {
+	t.Helper()
+	config := must(t, n, "cat", "/etc/crictl.yaml")
+	for socket, cri := range map[string]recipes.CRIName{
+		"/run/containerd/containerd.sock": recipes.CRIContainerd, "/run/cri-dockerd.sock": recipes.CRIDocker, "/run/crio/crio.sock": recipes.CRICRIO,
+	} {
+		if strings.Contains(config, socket+"\n") {
+			return cri
+		}
+	}
+	t.Fatalf("/etc/crictl.yaml names no known socket: %s", config)
+	return ""
+}
+
+// storePinned holds that each image of the store is among the pinned ones, and returns how many the store has. cri-dockerd cannot pin.
 func storePinned(t *testing.T, n *node.Node, pinned map[string]bool) int {
 	t.Helper()
 	var store struct {
@@ -213,9 +240,10 @@ func storePinned(t *testing.T, n *node.Node, pinned map[string]bool) int {
 	if err := json.Unmarshal([]byte(must(t, n, "cat", recipes.StorePath+"/index.json")), &store); err != nil {
 		t.Fatal(err)
 	}
+	cri := criOf(t, n)
 	for _, m := range store.Manifests {
 		reference := m.Annotations["org.opencontainers.image.ref.name"]
-		if isPinned, ok := pinned[reference]; !ok || !isPinned {
+		if isPinned, ok := pinned[reference]; !ok || !isPinned && cri != recipes.CRIDocker {
 			t.Errorf("%s: known to the runtime %v, pinned %v; want both (%v)", reference, ok, isPinned, pinned)
 		}
 	}
@@ -273,16 +301,24 @@ func appAnswers(t *testing.T, n *node.Node) {
 	}
 }
 
+// pulls are what runtimes write into their logs when they begin to pull; cri-dockerd writes nothing.
+var pulls = map[recipes.CRIName]struct{ unit, booted, pull string }{
+	recipes.CRIContainerd: {"containerd", "containerd successfully booted", "PullImage"},
+	recipes.CRIDocker:     {"docker", "Daemon has completed initialization", "pull"},
+	recipes.CRICRIO:       {"crio", "Starting CRI-O", "Pulling image"},
+}
+
 // noPull holds that nothing was ever pulled.
 func noPull(t *testing.T, n *node.Node) {
 	t.Helper()
-	log := must(t, n, "journalctl", "--no-pager", "-u", "containerd", "-o", "cat")
-	if !strings.Contains(log, "containerd successfully booted") {
-		t.Errorf("containerd's log is not what it should be:\n%s", log)
+	runtime := pulls[criOf(t, n)]
+	log := must(t, n, "journalctl", "--no-pager", "-u", runtime.unit, "-o", "cat")
+	if !strings.Contains(log, runtime.booted) {
+		t.Errorf("the log of %s is not what it should be:\n%s", runtime.unit, log)
 	}
 	for _, line := range strings.Split(log, "\n") {
-		if strings.Contains(line, "PullImage") {
-			t.Errorf("containerd pulled: %s", line)
+		if strings.Contains(line, runtime.pull) {
+			t.Errorf("%s pulled: %s", runtime.unit, line)
 		}
 	}
 }
