@@ -76,13 +76,14 @@ type build struct {
 }
 
 // engineBuilds are the Docker Engine and what it starts. The version is stamped as upstream's hack/make.sh does, because clients
-// read it.
+// read it. The language version is that of upstream's vendor.mod: for a module without a go.mod it would be go1.16, in which the
+// variables of loops outlive an iteration, so that "docker images" would list one image several times.
 var engineBuilds = []build{
 	{
 		module:      "test/upstream/engine",
 		packages:    []string{"github.com/docker/docker/cmd/dockerd", "github.com/docker/docker/cmd/docker-proxy"},
 		environment: []string{"CGO_ENABLED=0"},
-		flags:       []string{"-ldflags=-X github.com/docker/docker/dockerversion.Version=28.5.2 -X github.com/docker/docker/dockerversion.GitCommit=v28.5.2"},
+		flags:       []string{"-gcflags=github.com/docker/docker/...=-lang=go1.24", "-ldflags=-X github.com/docker/docker/dockerversion.Version=28.5.2 -X github.com/docker/docker/dockerversion.GitCommit=v28.5.2"},
 	},
 	{
 		module: "test/upstream",
@@ -106,7 +107,7 @@ var containerdBuilds = []build{{
 		"github.com/containerd/containerd/v2/cmd/containerd", "github.com/containerd/containerd/v2/cmd/ctr",
 	},
 	environment: []string{"CGO_ENABLED=0"},
-	flags:       []string{"-tags=no_btrfs no_zfs"},
+	flags:       []string{"-tags=no_btrfs no_zfs", "-ldflags=-s -w"},
 }}
 
 // Containerd compiles containerd and ctr, at the version that node images hold, unless they are in the cache, and returns the folder
