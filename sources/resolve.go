@@ -30,6 +30,15 @@ var nodePackages = []string{
 	"netbase", "nftables", "procps", "socat", "systemd", "systemd-sysv", "tar", "util-linux",
 }
 
+// runtimePackages are the distribution packages that the container runtime needs besides: CRI-O's monitor of containers is in C and no Go
+// module; a release of CRI-O brings one.
+func runtimePackages(spec recipes.Spec) []string {
+	if spec.CRI.Name == recipes.CRICRIO && spec.Kubernetes.Source == recipes.SourceModules {
+		return []string{"conmon"}
+	}
+	return nil
+}
+
 // Options say where inputs are kept and how they may be reached.
 type Options struct {
 	// Cache receives every input.
@@ -162,7 +171,7 @@ func (r *resolution) universe(ctx context.Context) (*packages.Universe, error) {
 
 // base resolves and fetches the distribution's packages, and bootstraps the root file system when the recipe says so.
 func (r *resolution) base(ctx context.Context, universe *packages.Universe) error {
-	names := slices.Compact(slices.Sorted(slices.Values(slices.Concat(nodePackages, r.recipe.Spec.Packages))))
+	names := slices.Compact(slices.Sorted(slices.Values(slices.Concat(nodePackages, runtimePackages(r.recipe.Spec), r.recipe.Spec.Packages))))
 	locked, err := universe.Resolve(ctx, r.options.Cache, names)
 	if err != nil {
 		return r.at("spec.packages", err)

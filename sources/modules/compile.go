@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -25,16 +24,6 @@ type compiler struct {
 	target platform
 	// work is the folder for everything unfinished.
 	work string
-}
-
-// moduleFact is what never changes about a version of a module.
-type moduleFact struct {
-	Path    string    `json:"path"`
-	Version string    `json:"version"`
-	Sum     string    `json:"sum"`
-	Time    time.Time `json:"time"`
-	// GoMod is the digest of the module's go.mod, a blob in the cache.
-	GoMod digest.Digest `json:"goMod"`
 }
 
 // build is what compiling a project gave, stored as a fact under the content key.
@@ -62,6 +51,7 @@ type content struct {
 	GoMod    string
 	Main     string
 	CC       []string   `json:",omitempty"`
+	CSources []cSource  `json:",omitempty"`
 	Versions [][]string `json:",omitempty"`
 }
 
@@ -138,7 +128,7 @@ func (c *compiler) cachedBuild(ctx context.Context, p project, step *progress.St
 		}
 	}()
 	for i, path := range p.modules {
-		if modules[i], err = c.download(ctx, scratch, path, p.version, step); err != nil {
+		if modules[i], err = c.download(ctx, scratch, path, p.version, p.field, step); err != nil {
 			return nil, false, err
 		}
 	}
@@ -191,16 +181,19 @@ func (c *compiler) content(ctx context.Context, p project, modules []moduleFact)
 			return nil, err
 		}
 	}
+	if in.CSources = cSources(p); in.CSources != nil {
+		version, err := c.tool.compilerVersion(ctx)
+		if err != nil {
+			return nil, err
+		}
+		in.Versions = append(in.Versions, []string{"cc", version})
+	}
 	return in, nil
 }
 
 // libraryVersions finds the C libraries that p is linked with and the C compiler.
 func (c *compiler) libraryVersions(ctx context.Context, p project) ([][]string, error) {
-	compiler := strings.Fields(c.tool.CC)
-	if len(compiler) == 0 {
-		compiler = []string{"gcc"}
-	}
-	if _, err := exec.LookPath(compiler[0]); err != nil {
+	if _, err := exec.LookPath(c.tool.compiler()[0]); err != nil {
 		return nil, fmt.Errorf("looking for the C compiler: %w; install it (Debian, Ubuntu: apt-get install gcc libc6-dev)", err)
 	}
 	var versions [][]string
@@ -244,59 +237,6 @@ func (c *compiler) buildFact(in *content) (*build, bool, error) {
 	return b, true, nil
 }
 
-func moduleKey(path, version string) string { return "modules-module-" + path + "@" + version }
-
-// moduleFact finds what an earlier download told about the module.
-func (c *compiler) moduleFact(path, version string) (m moduleFact, ok bool, err error) {
-	ok, err = c.cache.Fact(moduleKey(path, version), &m)
-	return m, ok && c.cache.Has(m.GoMod), err
-}
-
-// download lets go download the module, which checks it against the checksum database, and remembers what matters of it.
-func (c *compiler) download(ctx context.Context, scratch, path, version string, step *progress.Step) (moduleFact, error) {
-	if m, ok, err := c.moduleFact(path, version); err != nil || ok {
-		return m, err
-	}
-	dir, err := os.MkdirTemp(scratch, "download-")
-	if err != nil {
-		return moduleFact{}, fmt.Errorf("creating the download folder: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module nodeimg.dev/download\n"), 0o644); err != nil {
-		return moduleFact{}, fmt.Errorf("writing go.mod: %w", err)
-	}
-	out, runErr := c.tool.run(ctx, dir, temporaryIn(dir), func(line string) { step.Log("%s", line) }, "mod", "download", "-json", path+"@"+version)
-	var got struct {
-		Sum, GoMod, Info, Error string
-	}
-	if err := json.Unmarshal(out, &got); err == nil && got.Error != "" {
-		return moduleFact{}, fmt.Errorf("downloading module %s@%s: %s; is it a released version?", path, version, strings.TrimSpace(got.Error))
-	}
-	if runErr != nil {
-		return moduleFact{}, fmt.Errorf("downloading module %s@%s: %w", path, version, runErr)
-	}
-	if got.Sum == "" || got.GoMod == "" || got.Info == "" {
-		return moduleFact{}, fmt.Errorf("downloading module %s@%s: go did not say where it is", path, version)
-	}
-	m := moduleFact{Path: path, Version: version, Sum: got.Sum}
-	mod, err := os.ReadFile(got.GoMod)
-	if err != nil {
-		return moduleFact{}, fmt.Errorf("reading go.mod of %s@%s: %w", path, version, err)
-	}
-	if m.GoMod, err = c.cache.PutBytes(mod); err != nil {
-		return moduleFact{}, err
-	}
-	info, err := os.ReadFile(got.Info)
-	if err != nil {
-		return moduleFact{}, fmt.Errorf("reading the release date of %s@%s: %w", path, version, err)
-	}
-	var release struct{ Time time.Time }
-	if err := json.Unmarshal(info, &release); err != nil {
-		return moduleFact{}, fmt.Errorf("reading the release date of %s@%s: %w", path, version, err)
-	}
-	m.Time = release.Time
-	return m, c.cache.PutFact(moduleKey(path, version), m)
-}
-
 // temporaryIn makes go, and the C compiler below it, put temporary files into dir, which is cleared also after a process that was killed.
 func temporaryIn(dir string) []string { return []string{"GOTMPDIR=" + dir, "TMPDIR=" + dir} }
 
@@ -321,7 +261,9 @@ func (c *compiler) compile(ctx context.Context, p project, in *content, modules 
 	}
 	args := append(slices.Clone(in.Args), "-o", programs+string(filepath.Separator))
 	for _, prog := range p.programs {
-		args = append(args, prog.pkg)
+		if prog.cflags == nil {
+			args = append(args, prog.pkg)
+		}
 	}
 	var unpinned []string
 	log := func(line string) {
@@ -330,13 +272,19 @@ func (c *compiler) compile(ctx context.Context, p project, in *content, modules 
 			unpinned = append(unpinned, pkg)
 		}
 	}
-	_, err := c.tool.run(ctx, source, slices.Concat(in.Env, temporaryIn(temporary)), log, args...)
+	env := slices.Concat(in.Env, temporaryIn(temporary))
+	_, err := c.tool.run(ctx, source, env, log, args...)
 	if len(unpinned) > 0 && ctx.Err() == nil {
 		// go then looks for the newest version there is, which may be another one tomorrow.
 		return nil, fmt.Errorf("finding modules: no required module has the packages %s", strings.Join(unpinned, ", "))
 	}
 	if err != nil {
 		return nil, err
+	}
+	for _, c0 := range in.CSources {
+		if err := c.tool.compileC(ctx, source, env, log, c0, programs); err != nil {
+			return nil, err
+		}
 	}
 
 	b := &build{Programs: map[string]file{}, Modules: modules}

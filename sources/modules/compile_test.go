@@ -237,6 +237,11 @@ func TestBuildFailures(t *testing.T) {
 			want: []string{"compiling kubernetes v1.34.9999", "k8s.io/kubernetes@v1.34.9999", "released version"},
 		},
 		{
+			name: "unknown version of a recipe's",
+			p:    crio("1.36.9999"),
+			want: []string{"compiling cri-o v1.36.9999", "github.com/cri-o/cri-o@v1.36.9999", "spec.cri.version", "kubernetes.source release"},
+		},
+		{
 			name: "module not required",
 			p:    project{name: "unpinned", version: "v1.0.0", main: "package main\n\nimport _ \"rsc.io/quote\"\n\nfunc main() {}\n", programs: []program{{pkg: ".", own: "unpinned"}}},
 			want: []string{"no required module", "rsc.io/quote"},

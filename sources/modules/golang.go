@@ -100,13 +100,22 @@ const killWait = 5 * time.Second
 // run runs go with args in dir and returns its standard output. Its standard error goes to log line by line, its end into the error.
 // When ctx ends, go is killed with everything that it started.
 func (g *golang) run(ctx context.Context, dir string, env []string, log func(line string), args ...string) ([]byte, error) {
-	// The kernel kills go when the thread that started it ends, which is why the thread is kept until go has ended.
+	out, err := execute(ctx, dir, env, log, append([]string{g.path}, args...))
+	if err != nil && ctx.Err() == nil {
+		return out, fmt.Errorf("running go %s: %w", args[0], err)
+	}
+	return out, err
+}
+
+// execute is run for any command, given by its path and arguments.
+func execute(ctx context.Context, dir string, env []string, log func(line string), command []string) ([]byte, error) {
+	// The kernel kills the process when the thread that started it ends, which is why the thread is kept until the process has ended.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
 	var stdout bytes.Buffer
 	lines := &lineWriter{log: log}
-	cmd := exec.CommandContext(ctx, g.path, args...)
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Dir = dir
 	cmd.Env = environment(env...)
 	cmd.Stdout = &stdout
@@ -120,7 +129,7 @@ func (g *golang) run(ctx context.Context, dir string, env []string, log func(lin
 		return nil, context.Cause(ctx)
 	}
 	if err != nil {
-		return stdout.Bytes(), fmt.Errorf("running go %s: %w%s", args[0], err, lines.last())
+		return stdout.Bytes(), fmt.Errorf("%w%s", err, lines.last())
 	}
 	return stdout.Bytes(), nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -48,7 +49,7 @@ type Result struct {
 const compilations = 2
 
 // Resolve compiles and packs everything that req asks for and that the cache does not hold yet. It needs the go command in PATH, and
-// for runc and flannel a C compiler and libseccomp's headers. The environment of go is the user's, except that the checksum database
+// for runc, CRI-O and flannel a C compiler and libseccomp's headers. The environment of go is the user's, except that the checksum database
 // is always on.
 func Resolve(ctx context.Context, c *cache.Cache, req Request) (*Result, error) {
 	target, err := parsePlatform(req.Platform)
@@ -148,7 +149,7 @@ func lockProject(p project, b *build) (parts []recipes.LockedPart, modules []rec
 		}
 		f := b.Programs[prog.name()]
 		parts = append(parts, recipes.LockedPart{
-			Name: p.name, Version: p.version, Path: prog.path, Digest: f.Digest.String(), Size: f.Size,
+			Name: p.name, Version: strings.TrimSuffix(p.version, incompatible), Path: prog.path, Digest: f.Digest.String(), Size: f.Size,
 			Origin: prog.pkg + "@" + p.version,
 		})
 	}

@@ -22,6 +22,8 @@ const (
 	FlannelPluginVersion = "v0.9.1"
 	FlannelVersion       = "v0.28.4"
 	CRIToolsVersion      = "v1.36.0"
+	// CRIDockerdVersion is the adapter through which the kubelet speaks to the Docker Engine.
+	CRIDockerdVersion = "v0.4.0"
 	// PauseVersion counts the versions of nodeimg's own pause program.
 	PauseVersion = "v1.0.0"
 )
@@ -36,8 +38,10 @@ var (
 
 // project is a set of programs that one "go build" compiles.
 type project struct {
-	// name and version as parts name them.
+	// name and version as parts name them; a version as the proxy's, with a leading v.
 	name, version string
+	// field is the recipe's field that chooses the version; empty when the recipe does not.
+	field string
 	// modules are required at version; the first one's go.mod is the model of the build's.
 	modules []string
 	// pins replace a dependency whose required version the checksum database has no record of.
@@ -57,10 +61,13 @@ type project struct {
 // library is a C library, by its name in pkg-config, with the Debian package that holds its headers and static archive.
 type library struct{ name, pkg string }
 
-// program is one main package.
+// program is one main package, or one program in C.
 type program struct {
-	// pkg is the import path; "." for the project's own main package, in which case own is the file's name.
+	// pkg is the import path; "." for the project's own main package, in which case own is the file's name. For a program in C it is the
+	// folder of the project's first module that holds the sources, written as an import path, and own the program's name.
 	pkg, own string
+	// cflags are the C compiler's flags; nil for a main package.
+	cflags []string
 	// path is where the program lies in the node; empty when only an image holds it.
 	path string
 }
@@ -105,7 +112,7 @@ const ownTag = "-nodeimg"
 // projectsFor lists what req needs, the longest compilation first.
 func projectsFor(req Request) []project {
 	kubernetes := project{
-		name: "kubernetes", version: req.Kubernetes, modules: []string{"k8s.io/kubernetes"}, stamps: stampKubernetes,
+		name: "kubernetes", version: req.Kubernetes, field: "spec.kubernetes.version", modules: []string{"k8s.io/kubernetes"}, stamps: stampKubernetes,
 		programs: []program{
 			{pkg: "k8s.io/kubernetes/cmd/kubeadm", path: "/usr/bin/kubeadm"},
 			{pkg: "k8s.io/kubernetes/cmd/kubelet", path: "/usr/bin/kubelet"},
@@ -115,23 +122,6 @@ func projectsFor(req Request) []project {
 			{pkg: "k8s.io/kubernetes/cmd/kube-scheduler"},
 			{pkg: "k8s.io/kubernetes/cmd/kube-proxy"},
 		},
-	}
-	containerd := project{
-		name: "containerd", version: "v" + strings.TrimPrefix(req.CRI.Containerd(), "v"), modules: []string{"github.com/containerd/containerd/v2"},
-		stamps: stampVersion("github.com/containerd/containerd/v2/version.Version"),
-		programs: []program{
-			{pkg: "github.com/containerd/containerd/v2/cmd/containerd", path: "/usr/local/bin/containerd"},
-			{pkg: "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2", path: "/usr/local/bin/containerd-shim-runc-v2"},
-			{pkg: "github.com/containerd/containerd/v2/cmd/ctr", path: "/usr/local/bin/ctr"},
-		},
-	}
-	runc := project{
-		name: "runc", version: RuncVersion, modules: []string{"github.com/opencontainers/runc"},
-		programs: []program{{pkg: "github.com/opencontainers/runc", path: "/usr/local/bin/runc"}},
-		tags:     []string{"seccomp", "netgo", "osusergo"},
-		// runc enters namespaces in C before Go's runtime starts (libcontainer/nsenter).
-		cgo:       func(string) bool { return true },
-		libraries: []library{{name: "libseccomp", pkg: "libseccomp-dev"}},
 	}
 	etcd := project{
 		// The module etcdutl depends on the server, so that its requirements cover all three.
@@ -154,10 +144,7 @@ func projectsFor(req Request) []project {
 	}
 	pause := project{name: "pause", version: PauseVersion, main: pauseSource, programs: []program{{pkg: ".", own: "pause"}}}
 
-	projects := []project{kubernetes}
-	if req.CRI.Containerd() != "" {
-		projects = append(projects, containerd, runc)
-	}
+	projects := append([]project{kubernetes}, runtimeProjects(req.CRI)...)
 	projects = append(projects, coreDNS, etcd, cniPlugins(), criTools, pause)
 	if req.CNI == recipes.CNIFlannel {
 		projects = append(projects, flannelProjects()...)

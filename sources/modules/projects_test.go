@@ -18,8 +18,10 @@ func TestTable(t *testing.T) {
 		{Kubernetes: "v1.34.10", CRI: recipes.CRI{Name: recipes.CRIContainerd, Version: "2.4.2"}, CNI: recipes.CNIFlannel},
 		{Kubernetes: "v1.36.3", CRI: recipes.CRI{Name: recipes.CRIContainerd, Version: "2.4.2"}, CNI: recipes.CNINone},
 		{Kubernetes: "v1.37.0-rc.1", CNI: recipes.CNIFlannel},
+		{Kubernetes: "v1.34.10", CRI: recipes.CRI{Name: recipes.CRIDocker, Version: "28.5.2"}, CNI: recipes.CNIFlannel},
+		{Kubernetes: "v1.34.10", CRI: recipes.CRI{Name: recipes.CRICRIO, Version: "1.36.3"}, CNI: recipes.CNIFlannel},
 	} {
-		t.Run(req.Kubernetes, func(t *testing.T) {
+		t.Run(req.Kubernetes+" "+string(req.CRI.Name), func(t *testing.T) {
 			programs, paths := map[string]bool{}, map[string]bool{}
 			for _, p := range projectsFor(req) {
 				if !strings.HasPrefix(p.version, "v") {
@@ -55,6 +57,42 @@ func TestTable(t *testing.T) {
 			}
 			if got := programs["containerd/containerd"]; got != (req.CRI.Containerd() != "") {
 				t.Errorf("containerd compiled: %v", got)
+			}
+		})
+	}
+}
+
+// TestRuntimePrograms checks which programs each container runtime brings, at which version.
+func TestRuntimePrograms(t *testing.T) {
+	for _, test := range []struct {
+		cri  recipes.CRI
+		want []string
+	}{
+		{recipes.CRI{Name: recipes.CRIContainerd, Version: "2.4.2"}, []string{
+			"containerd v2.4.2 /usr/local/bin/containerd", "containerd v2.4.2 /usr/local/bin/containerd-shim-runc-v2", "containerd v2.4.2 /usr/local/bin/ctr",
+			"runc v1.5.2 /usr/local/bin/runc",
+		}},
+		{recipes.CRI{Name: recipes.CRIDocker, Version: "28.5.2"}, []string{
+			"docker v28.5.2 /usr/local/bin/dockerd", "docker v28.5.2 /usr/local/bin/docker-proxy",
+			"cri-dockerd v0.4.0 /usr/local/bin/cri-dockerd", "docker-cli v28.5.2 /usr/local/bin/docker",
+			"containerd v2.4.2 /usr/local/bin/containerd", "containerd v2.4.2 /usr/local/bin/containerd-shim-runc-v2", "containerd v2.4.2 /usr/local/bin/ctr",
+			"runc v1.5.2 /usr/local/bin/runc",
+		}},
+		{recipes.CRI{Name: recipes.CRICRIO, Version: "1.36.3"}, []string{
+			"cri-o v1.36.3 /usr/local/bin/crio", "cri-o v1.36.3 /usr/local/bin/pinns", "runc v1.5.2 /usr/local/bin/runc",
+		}},
+		{recipes.CRI{}, nil},
+	} {
+		t.Run(string(test.cri.Name), func(t *testing.T) {
+			var got []string
+			for _, p := range runtimeProjects(test.cri) {
+				parts, _ := lockProject(p, &build{})
+				for _, part := range parts {
+					got = append(got, part.Name+" "+part.Version+" "+part.Path)
+				}
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("programs (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -103,6 +141,20 @@ func TestLdflags(t *testing.T) {
 		{
 			name: "stamp and cgo", p: project{modules: []string{"example.com/m"}, stamps: stampVersion("example.com/m.V")}, m: moduleFact{Version: "v1.2.3"}, cgo: true,
 			want: "-s -w -X example.com/m.V=v1.2.3 -linkmode external -extldflags -static",
+		},
+		{
+			name: "Docker Engine", p: dockerProjects("28.5.2")[0], m: moduleFact{Version: "v28.5.2+incompatible", Time: released},
+			want: "-s -w -X github.com/docker/docker/dockerversion.Version=28.5.2 -X github.com/docker/docker/dockerversion.GitCommit=unknown" +
+				" -X github.com/docker/docker/dockerversion.BuildTime=2026-07-22T22:05:06Z",
+		},
+		{
+			name: "cri-dockerd", p: dockerProjects("28.5.2")[1], m: moduleFact{Version: "v0.4.0", Time: released},
+			want: "-s -w -X github.com/Mirantis/cri-dockerd/cmd/version.Version=0.4.0 -X github.com/Mirantis/cri-dockerd/cmd/version.GitCommit=unknown",
+		},
+		{
+			name: "CRI-O", p: crio("1.36.3"), m: moduleFact{Version: "v1.36.3", Time: released}, cgo: true,
+			want: "-s -w -X github.com/cri-o/cri-o/internal/version.buildDate=2026-07-22T22:05:06Z -X github.com/cri-o/cri-o/internal/version.buildCommit=unknown" +
+				" -linkmode external -extldflags -static",
 		},
 		{name: "own program", p: project{version: "v1.0.0"}, want: "-s -w -X main.version=v1.0.0"},
 	} {

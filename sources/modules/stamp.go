@@ -47,3 +47,34 @@ func stampKubernetes(m moduleFact) []string {
 	}
 	return stamps
 }
+
+// stampDocker sets the version variables in pkg, which are the same ones in the Docker Engine (hack/make/.go-autogen) and in its command
+// line (scripts/build/.variables). Docker's versions have no leading v.
+func stampDocker(pkg string) func(moduleFact) []string {
+	return func(m moduleFact) []string {
+		return []string{
+			pkg + ".Version=" + bare(m.Version),
+			pkg + ".GitCommit=unknown",
+			pkg + ".BuildTime=" + m.Time.UTC().Format(time.RFC3339),
+		}
+	}
+}
+
+// stampCRIDockerd sets the variables in pkg that cri-dockerd's Makefile sets.
+func stampCRIDockerd(pkg string) func(moduleFact) []string {
+	return func(m moduleFact) []string {
+		return []string{pkg + ".Version=" + bare(m.Version), pkg + ".GitCommit=unknown"}
+	}
+}
+
+// stampCRIO sets the variables in pkg that CRI-O's Makefile sets; the version is a constant there.
+func stampCRIO(pkg string) func(moduleFact) []string {
+	return func(m moduleFact) []string {
+		return []string{pkg + ".buildDate=" + m.Time.UTC().Format(time.RFC3339), pkg + ".buildCommit=unknown"}
+	}
+}
+
+// bare is a module's version as projects write it that have no leading v.
+func bare(version string) string {
+	return strings.TrimSuffix(strings.TrimPrefix(version, "v"), incompatible)
+}

@@ -16,10 +16,12 @@ import (
 	"github.com/nodeimg/nodeimg/sources/modules"
 )
 
-// Release servers. A recipe's mirrors redirect them by host, dl.k8s.io and github.com.
+// Release servers. A recipe's mirrors redirect them by host, for instance dl.k8s.io and github.com.
 const (
 	kubernetesServer = "https://dl.k8s.io"
 	githubServer     = "https://github.com"
+	dockerServer     = "https://download.docker.com"
+	storageServer    = "https://storage.googleapis.com"
 )
 
 // parallelDownloads is how many files are downloaded at a time.
@@ -60,11 +62,17 @@ func Resolve(ctx context.Context, client *fetch.Client, req Request) ([]recipes.
 	}
 	// arm64 has variants that releases do not tell apart.
 	arch, _, _ = strings.Cut(arch, "/")
+	wanted := downloads(req, arch)
+	for _, d := range wanted {
+		if err := d.vouched(); err != nil {
+			return nil, nil, err
+		}
+	}
 	var images []ImageRef
-	found := make([][]recipes.LockedPart, len(downloads(req, arch)))
+	found := make([][]recipes.LockedPart, len(wanted))
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelDownloads)
-	for i, d := range downloads(req, arch) {
+	for i, d := range wanted {
 		group.Go(func() (err error) {
 			found[i], err = resolveDownload(groupCtx, client, d)
 			return err
@@ -88,8 +96,10 @@ func Resolve(ctx context.Context, client *fetch.Client, req Request) ([]recipes.
 type download struct {
 	// project and version as parts name them.
 	project, version string
-	// url of the file, checksums the URL of the text that holds its sha256.
+	// url of the file, checksums the URL of the text that holds its sha256; empty for a project that publishes none.
 	url, checksums string
+	// known is the sha256 of a file without published checksums; empty when nobody knows it.
+	known digest.Digest
 	// programs are what is taken from it. A download that is no archive has one, whose entry is empty.
 	programs []program
 }
@@ -106,10 +116,7 @@ func downloads(req Request, arch string) []download {
 	for _, name := range []string{"kubeadm", "kubelet", "kubectl"} {
 		list = append(list, kubernetesProgram(req.Kubernetes, arch, name))
 	}
-	if req.CRI.Containerd() != "" {
-		list = append(list, containerd(req.CRI.Containerd(), arch), runc(arch))
-	}
-	return list
+	return append(list, runtimeDownloads(req.CRI, arch)...)
 }
 
 func kubernetesProgram(version, arch, name string) download {
@@ -117,24 +124,6 @@ func kubernetesProgram(version, arch, name string) download {
 	return download{
 		project: "kubernetes", version: version, url: url, checksums: url + ".sha256",
 		programs: []program{{path: "/usr/bin/" + name}},
-	}
-}
-
-func containerd(version, arch string) download {
-	version = strings.TrimPrefix(version, "v")
-	url := fmt.Sprintf("%s/containerd/containerd/releases/download/v%s/containerd-%s-linux-%s.tar.gz", githubServer, version, version, arch)
-	d := download{project: "containerd", version: "v" + version, url: url, checksums: url + ".sha256sum"}
-	for _, name := range []string{"containerd", "containerd-shim-runc-v2", "ctr"} {
-		d.programs = append(d.programs, program{entry: "bin/" + name, path: "/usr/local/bin/" + name})
-	}
-	return d
-}
-
-func runc(arch string) download {
-	base := fmt.Sprintf("%s/opencontainers/runc/releases/download/%s/", githubServer, modules.RuncVersion)
-	return download{
-		project: "runc", version: modules.RuncVersion, url: base + "runc." + arch, checksums: base + "runc.sha256sum",
-		programs: []program{{path: "/usr/local/bin/runc"}},
 	}
 }
 
@@ -173,7 +162,7 @@ func resolveDownload(ctx context.Context, client *fetch.Client, d download) ([]r
 }
 
 func (d download) resolve(ctx context.Context, client *fetch.Client, name string) ([]recipes.LockedPart, error) {
-	sum, err := publishedSum(ctx, client, d.checksums, name)
+	sum, err := d.sum(ctx, client, name)
 	if err != nil {
 		return nil, err
 	}

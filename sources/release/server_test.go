@@ -94,7 +94,7 @@ func archive(t *testing.T, entries ...entry) []byte {
 	return b.Bytes()
 }
 
-// releaseServer serves files in the layout of dl.k8s.io and github.com.
+// releaseServer serves files in the layout of the projects' own servers.
 type releaseServer struct {
 	*httptest.Server
 	files    map[string][]byte
@@ -125,7 +125,9 @@ func (s *releaseServer) client(t *testing.T) *fetch.Client {
 	}
 	return &fetch.Client{
 		Cache: c, RetryWait: time.Millisecond,
-		Mirrors: map[string]string{"dl.k8s.io": s.URL + "/k8s", "github.com": s.URL + "/github"},
+		Mirrors: map[string]string{
+			"dl.k8s.io": s.URL + "/k8s", "github.com": s.URL + "/github", "download.docker.com": s.URL + "/docker", "storage.googleapis.com": s.URL + "/storage",
+		},
 	}
 }
 
