@@ -13,7 +13,7 @@ import (
 )
 
 // TestRuntimesRun compiles the Docker Engine with what belongs to it, and CRI-O, in the user's own cache, where they are compiled once; and
-// asks each program for its version.
+// asks each program for its version; pinns, which has none, says what it misses.
 func TestRuntimesRun(t *testing.T) {
 	c := newCompiler(t, "")
 	says := map[string][]string{
@@ -22,7 +22,7 @@ func TestRuntimesRun(t *testing.T) {
 		"docker-cli/docker":       {"--version", "Docker version " + recipes.DefaultDockerVersion + ","},
 		"cri-dockerd/cri-dockerd": {"--version", "cri-dockerd " + strings.TrimPrefix(CRIDockerdVersion, "v") + " (unknown)"},
 		"cri-o/crio":              {"--version", "crio version " + recipes.DefaultCRIOVersion},
-		"cri-o/pinns":             {"--help", "Path to pin directory not specified"},
+		"cri-o/pinns":             {"--dir=/nonexistent", "Filename for pinning namespaces not specified"},
 	}
 	projects := append(dockerProjects(recipes.DefaultDockerVersion), crio(recipes.DefaultCRIOVersion))
 	for _, p := range projects {
@@ -35,7 +35,6 @@ func TestRuntimesRun(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				path := executable(t, c.cache, b.Programs[prog.name()])
 				want := says[name]
-				// What is asked is on the last line of a help text that ends with an error, or on the first one.
 				out, err := exec.CommandContext(t.Context(), path, want[0]).CombinedOutput()
 				if !strings.Contains(string(out), want[1]) {
 					t.Errorf("%s %s: %v: %q does not say %q", name, want[0], err, out, want[1])
