@@ -281,8 +281,8 @@ func (c *compiler) compile(ctx context.Context, p project, in *content, modules 
 	if err != nil {
 		return nil, err
 	}
-	for _, c0 := range in.CSources {
-		if err := c.tool.compileC(ctx, source, env, log, c0, programs); err != nil {
+	for _, inC := range in.CSources {
+		if err := c.tool.compileC(ctx, source, env, log, inC, programs); err != nil {
 			return nil, err
 		}
 	}

@@ -100,8 +100,9 @@ func crio(version string) project {
 			// The flags are those of pinns/Makefile without the warnings, which a newer compiler may have more of.
 			{pkg: root + "/pinns/src", own: "pinns", path: "/usr/local/bin/pinns", cflags: []string{"-std=c99", "-O3", "-static", "-s"}},
 		},
-		// hack/*_tag.sh of a machine with libseccomp, and with signatures checked in Go rather than by gpgme.
-		tags:      []string{"containers_image_openpgp", "exclude_graphdriver_btrfs", "seccomp", "osusergo", "netgo"},
+		// Those of upstream's static build (nix/derivation.nix), without apparmor and selinux, and with signatures checked in Go rather than
+		// by gpgme.
+		tags:      []string{"static", "netgo", "osusergo", "exclude_graphdriver_btrfs", "seccomp", "containers_image_openpgp"},
 		cgo:       always,
 		libraries: []library{libseccomp},
 	}
