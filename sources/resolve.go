@@ -103,6 +103,11 @@ func Resolve(ctx context.Context, document *recipes.Document, options Options) (
 	if !ok {
 		return nil, fmt.Errorf("resolving %s: unknown distribution %s %s", document.File, recipe.Spec.Base.Distro, recipe.Spec.Base.Release)
 	}
+	if recipe.Spec.Kubernetes.Source == recipes.SourceRelease {
+		if err := release.CheckRuntime(recipe.Spec.CRI, r.platform); err != nil {
+			return nil, r.at("spec.cri.version", err)
+		}
+	}
 	r.lock.Base = recipes.LockedBase{Distro: distro.Name, Release: distro.Release, Codename: distro.Codename}
 
 	files, err := lockFiles(document, options.Cache)

@@ -23,12 +23,23 @@ var knownSums = map[string]digest.Digest{
 // knownDocker is the version of the Docker Engine that knownSums has.
 const knownDocker = "28.0.4"
 
-// vouched reports, before anything is downloaded, that nothing vouches for the download.
+// CheckRuntime reports, before anything is downloaded, that nobody vouches for a download of the container runtime. The error is a
+// *recipes.InputError about spec.cri.version.
+func CheckRuntime(cri recipes.CRI, platform string) error {
+	for _, d := range runtimeDownloads(cri, architecture(platform)) {
+		if err := d.vouched(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// vouched reports that the download has no checksum.
 func (d download) vouched() error {
 	if d.known != "" || d.checksums != "" {
 		return nil
 	}
-	return recipes.InputErrorf("spec.cri.name docker: the project %s publishes no checksums, and nodeimg knows none for its version %s (%s); "+
+	return recipes.InputErrorf("the project %s publishes no checksums, and nodeimg knows none for its version %s (%s); "+
 		"use kubernetes.source modules, which compiles Docker against the Go checksum database, or cri.version %s on amd64 or arm64, whose checksums are known",
 		d.project, d.version, d.url, knownDocker)
 }

@@ -52,22 +52,18 @@ type ImageRef struct {
 // be served, wraps a *fetch.StatusError for a version that the servers do not have, and a *cache.DigestError for a download that is not
 // what the project published.
 func Resolve(ctx context.Context, client *fetch.Client, req Request) ([]recipes.LockedPart, []ImageRef, error) {
-	arch, ok := strings.CutPrefix(req.Platform, "linux/")
-	if !ok || arch == "" {
+	arch := architecture(req.Platform)
+	if arch == "" {
 		return nil, nil, recipes.InputErrorf("platform %q: the projects release programs for linux only; expected for instance linux/amd64", req.Platform)
 	}
 	podNetwork, err := podNetworkImages(req.CNI)
 	if err != nil {
 		return nil, nil, err
 	}
-	// arm64 has variants that releases do not tell apart.
-	arch, _, _ = strings.Cut(arch, "/")
-	wanted := downloads(req, arch)
-	for _, d := range wanted {
-		if err := d.vouched(); err != nil {
-			return nil, nil, err
-		}
+	if err := CheckRuntime(req.CRI, req.Platform); err != nil {
+		return nil, nil, err
 	}
+	wanted := downloads(req, arch)
 	var images []ImageRef
 	found := make([][]recipes.LockedPart, len(wanted))
 	group, groupCtx := errgroup.WithContext(ctx)
@@ -90,6 +86,17 @@ func Resolve(ctx context.Context, client *fetch.Client, req Request) ([]recipes.
 	images = append(images, podNetwork...)
 	slices.SortFunc(images, func(a, b ImageRef) int { return strings.Compare(a.Reference, b.Reference) })
 	return parts, images, nil
+}
+
+// architecture is that of a platform, as releases are named after it: arm64 has variants that they do not tell apart. It is empty for
+// anything but Linux.
+func architecture(platform string) string {
+	system, rest, _ := strings.Cut(platform, "/")
+	if system != "linux" {
+		return ""
+	}
+	arch, _, _ := strings.Cut(rest, "/")
+	return arch
 }
 
 // download is one published file.
