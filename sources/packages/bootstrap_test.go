@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/nodeimg/nodeimg/internal/cache"
 	"github.com/nodeimg/nodeimg/recipes"
@@ -31,15 +32,23 @@ func TestBootstrap(t *testing.T) {
 	}
 	t.Logf("%d packages resolved in %s", len(locked), time.Since(start))
 	var digests [2]digest.Digest
-	var c *cache.Cache
-	for i := range digests {
-		c = privateCache(t, locked)
-		start := time.Now()
-		if digests[i], err = packages.Bootstrap(t.Context(), c, u, host.codename, locked, epoch); err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("bootstrapped in %s", time.Since(start))
+	var caches [2]*cache.Cache
+	for i := range caches {
+		caches[i] = privateCache(t, locked)
 	}
+	var group errgroup.Group
+	for i, c := range caches {
+		group.Go(func() (err error) {
+			start := time.Now()
+			digests[i], err = packages.Bootstrap(t.Context(), c, u, host.codename, locked, epoch)
+			t.Logf("bootstrapped in %s", time.Since(start))
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	c := caches[1]
 	if digests[0] != digests[1] {
 		t.Errorf("the same packages became %s and %s", digests[0], digests[1])
 	}

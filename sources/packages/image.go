@@ -38,7 +38,7 @@ func FromImage(image v1.Image, mirrors map[string]string) (*Universe, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading apt's files in the base image: %w", err)
 	}
-	u := &Universe{Architecture: arch, Status: files["/var/lib/dpkg/status"], Files: map[string][]byte{}}
+	u := &Universe{Architecture: arch, Status: files["/var/lib/dpkg/status"], Files: map[string][]byte{}, revalidation: &revalidation{}}
 	if len(u.Status) == 0 {
 		return nil, errors.New("reading the base image: it has no /var/lib/dpkg/status; packages can be added to images of Debian and Ubuntu only")
 	}

@@ -3,6 +3,7 @@ package packages_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -41,6 +42,48 @@ func sharedCache(t *testing.T) *cache.Cache {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// askingCache has the package lists of the shared cache and none of apt's answers.
+func askingCache(t *testing.T, u *packages.Universe) *cache.Cache {
+	t.Helper()
+	shared := sharedCache(t)
+	if _, err := u.Resolve(t.Context(), shared, []string{"bash"}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := cache.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lists, err := filepath.Glob(filepath.Join(shared.Root(), "apt/*/lists/*_*"))
+	if err != nil || len(lists) == 0 {
+		t.Fatalf("the shared cache has no package lists (%v)", err)
+	}
+	for _, list := range lists {
+		name, err := filepath.Rel(shared.Root(), list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(c.Root(), name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		// apt never writes into a list that is there. One that another process replaces meanwhile is fetched.
+		if err := os.Link(list, filepath.Join(c.Root(), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			copyFile(t, list, filepath.Join(c.Root(), name))
+		}
+	}
+	return c
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	content, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // privateCache has the packages of the shared one and nothing else.

@@ -29,8 +29,8 @@ var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]*[a-z0-9+]$`)
 
 // Resolve returns the packages that installing names brings in, without recommended ones, sorted by name: what they depend on and, for
 // a new root file system, the essential packages and apt. The host's apt-get does it in a root of its own below the cache and verifies
-// the archive's signatures; its package lists are kept there, so that the next time they are only revalidated. Names that the
-// sources do not have are an *recipes.InputError.
+// the archive's signatures; its package lists are kept there, so that the next time they are only revalidated, and so is its answer as long as
+// they stay the same. Names that the sources do not have are an *recipes.InputError.
 func (u *Universe) Resolve(ctx context.Context, c *cache.Cache, names []string) ([]recipes.LockedPackage, error) {
 	var problems []recipes.Problem
 	for _, name := range names {
@@ -61,7 +61,7 @@ func (u *Universe) resolve(ctx context.Context, c *cache.Cache, names []string) 
 	if err := a.prepare(ctx, u); err != nil {
 		return nil, fmt.Errorf("resolving packages: %w", err)
 	}
-	if _, err := a.run(ctx, "update", "--error-on=any"); err != nil {
+	if err := u.revalidation.update(ctx, a); err != nil {
 		return nil, fmt.Errorf("resolving packages: reading the package lists: %w; check the mirror, or set another under mirrors in the recipe", err)
 	}
 	arguments := []string{"install", "--print-uris", "--yes"}
@@ -69,11 +69,22 @@ func (u *Universe) resolve(ctx context.Context, c *cache.Cache, names []string) 
 		// Without usr-is-merged apt takes the alternative that merges /usr afterwards, in Perl.
 		arguments = append(arguments, "?essential", "apt", "usr-is-merged")
 	}
-	output, err := a.run(ctx, append(arguments, names...)...)
+	arguments = append(arguments, names...)
+	answer, err := a.answerKey(u, arguments)
+	if err != nil {
+		return nil, fmt.Errorf("resolving packages: %w", err)
+	}
+	var packages []recipes.LockedPackage
+	if ok, err := c.Fact(answer, &packages); ok || err != nil {
+		return packages, err
+	}
+	output, err := a.run(ctx, arguments...)
 	if err != nil {
 		return nil, explain(err)
 	}
-	packages, err := parseURIs(output)
+	if packages, err = parseURIs(output); err == nil {
+		err = c.PutFact(answer, packages)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("resolving packages: %w", err)
 	}

@@ -38,7 +38,7 @@ func hostUniverse(t *testing.T, mirrors map[string]string) *packages.Universe {
 
 func TestResolveAndFetch(t *testing.T) {
 	u := hostUniverse(t, nil)
-	c := sharedCache(t)
+	c := askingCache(t, u)
 	locked, err := u.Resolve(t.Context(), c, nodePackages)
 	if err != nil {
 		t.Fatal(err)
@@ -64,9 +64,17 @@ func TestResolveAndFetch(t *testing.T) {
 	if version := byName["kmod"].Version + byName["procps"].Version; strings.Contains(version, "%") || !strings.Contains(version, ":") {
 		t.Errorf("versions %s", version)
 	}
-	again, err := u.Resolve(t.Context(), c, nodePackages)
+	again, err := hostUniverse(t, nil).Resolve(t.Context(), c, nodePackages)
 	if err != nil || !slices.Equal(locked, again) {
 		t.Errorf("the second time gave something else (%v)", err)
+	}
+	for _, other := range [][]string{nodePackages[:3], append(slices.Clone(nodePackages), "gdb")} {
+		if again, err := hostUniverse(t, nil).Resolve(t.Context(), c, other); err != nil || slices.Equal(locked, again) {
+			t.Errorf("with other packages the answer is the same (%v)", err)
+		}
+	}
+	if again, err := hostUniverse(t, nil).Empty().Resolve(t.Context(), c, nodePackages); err != nil || slices.Equal(locked, again) {
+		t.Errorf("without the essential packages the answer is the same (%v)", err)
 	}
 
 	fresh, err := cache.Open(t.TempDir())
@@ -211,7 +219,7 @@ func TestFromImage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		locked, err := u.Resolve(t.Context(), sharedCache(t), []string{"conntrack", "netbase"})
+		locked, err := u.Resolve(t.Context(), askingCache(t, u), []string{"conntrack", "netbase"})
 		if err != nil {
 			t.Fatal(err)
 		}

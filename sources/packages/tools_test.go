@@ -28,7 +28,7 @@ func toolsLayer(t *testing.T) (v1.Layer, *cache.Cache) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	locked, err := u.ResolveTools(t.Context(), sharedCache(t))
+	locked, err := u.ResolveTools(t.Context(), askingCache(t, u))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func TestToolsLayerSaysWhatIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	shared := sharedCache(t)
-	locked, err := u.Empty().Resolve(t.Context(), shared, []string{"netbase"})
+	locked, err := u.Empty().Resolve(t.Context(), askingCache(t, u), []string{"netbase"})
 	if err != nil {
 		t.Fatal(err)
 	}

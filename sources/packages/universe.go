@@ -29,6 +29,8 @@ type Universe struct {
 	Files map[string][]byte
 	// bootstrap says that the essential packages belong to every resolution.
 	bootstrap bool
+	// revalidation is shared with the universe's Empty one, which has the same sources.
+	revalidation *revalidation
 }
 
 // Empty returns the universe with nothing installed and nothing essential, for a closure that stands alone.
@@ -73,7 +75,7 @@ func distribution(root, distro, codename, platform string, mirrors map[string]st
 		return nil, err
 	}
 	keyring, keyringErr := findKeyring(root, distro)
-	u := &Universe{Architecture: arch, bootstrap: true}
+	u := &Universe{Architecture: arch, bootstrap: true, revalidation: &revalidation{}}
 	for _, source := range wanted(host, distro, codename) {
 		for i, uri := range source.URIs {
 			source.URIs[i] = redirect(uri, mirrors)
