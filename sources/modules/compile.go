@@ -173,6 +173,9 @@ func (c *compiler) content(ctx context.Context, p project, modules []moduleFact)
 		return nil, err
 	}
 	in.GoMod = string(mod)
+	if flags := languageFlags(p, upstream); flags != "" {
+		in.Args = append(in.Args, flags)
+	}
 	in.Args = append(in.Args, "-ldflags", ldflags(p, first, cgo))
 	if cgo {
 		in.Env[len(in.Env)-1] = "CGO_ENABLED=1"

@@ -2,6 +2,7 @@ package modules
 
 import (
 	"fmt"
+	"go/version"
 	"strings"
 
 	"golang.org/x/mod/modfile"
@@ -79,6 +80,20 @@ func goMod(p project, upstream []byte) ([]byte, error) {
 	out.SortBlocks()
 	out.Cleanup()
 	return out.Format()
+}
+
+// languageFlags compiles a module without a go.mod in the language version that upstream names elsewhere. The go command would take go1.16
+// (https://go.dev/ref/mod#go-mod-file-go), in which the variables of a loop outlive its iteration: the Docker Engine's list of images then
+// has one image several times and others not at all.
+func languageFlags(p project, upstream []byte) string {
+	if !strings.HasSuffix(p.version, incompatible) {
+		return ""
+	}
+	in, err := modfile.ParseLax(p.modules[0]+"@"+p.version, upstream, nil)
+	if err != nil || in.Go == nil {
+		return ""
+	}
+	return "-gcflags=" + p.modules[0] + "/...=-lang=" + version.Lang("go"+in.Go.Version)
 }
 
 // replacementFor says what takes the place of upstream's replacement by m, if anything does.

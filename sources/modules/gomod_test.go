@@ -65,3 +65,15 @@ func TestStagingVersionRefusesOtherMajors(t *testing.T) {
 		t.Errorf("error %v does not name the version", err)
 	}
 }
+
+func TestLanguageFlags(t *testing.T) {
+	vendorMod := []byte("module github.com/docker/docker\n\ngo 1.24.0\n")
+	p := project{version: "v28.5.2+incompatible", modules: []string{"github.com/docker/docker"}}
+	if got, want := languageFlags(p, vendorMod), "-gcflags=github.com/docker/docker/...=-lang=go1.24"; got != want {
+		t.Errorf("without a go.mod of its own: %q, want %q", got, want)
+	}
+	p.version = "v2.0.0"
+	if got := languageFlags(p, vendorMod); got != "" {
+		t.Errorf("with a go.mod, which the go command reads itself: %q", got)
+	}
+}
