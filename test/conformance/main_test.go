@@ -6,18 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/nodeimg/nodeimg/builder/child"
+	"github.com/nodeimg/nodeimg/test/internal/separate"
 	"github.com/nodeimg/nodeimg/test/internal/tools"
 )
-
-// separated marks the process that runs in its own mount namespace.
-const separated = "NODEIMG_CONFORMANCE_TEST_SEPARATED"
 
 // The places that TestMain makes.
 var (
@@ -42,8 +38,8 @@ func runTests(m *testing.M) (status int, err error) {
 	if os.Geteuid() != 0 {
 		return 1, fmt.Errorf("unpacking images needs root; run the tests as root")
 	}
-	if os.Getenv(separated) == "" {
-		return 1, separate()
+	if err := separate.Mounts(func() error { return nil }); err != nil {
+		return 1, err
 	}
 	// A socket's path may have only 108 bytes, so the folder's name is short.
 	if work, err = os.MkdirTemp("", "nodeimg-conf-"); err != nil {
@@ -79,16 +75,3 @@ func runTests(m *testing.M) (status int, err error) {
 
 // stopDaemon ends the reference's containerd, if a test has started it.
 var stopDaemon func() error
-
-// separate runs this program again in a mount namespace of its own: what is mounted there is gone with the last process.
-func separate() error {
-	// Namespaces belong to threads, and exec keeps those of the thread that calls it.
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("making a mount namespace: %w", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("separating mounts: %w", err)
-	}
-	return syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), separated+"=1"))
-}

@@ -29,8 +29,8 @@ type view struct {
 	own []string
 }
 
-// mountPoints are what the Docker Engine and CRI-O make for files that they mount.
-var mountPoints = []string{"/dev", "/etc", "/etc/hostname", "/etc/hosts", "/etc/mtab", "/etc/resolv.conf", "/proc", "/sys"}
+// mountPoints are what the Docker Engine and CRI-O make for files that they mount, and the root, whose time that changes.
+var mountPoints = []string{"/", "/dev", "/etc", "/etc/hostname", "/etc/hosts", "/etc/mtab", "/etc/resolv.conf", "/proc", "/sys"}
 
 var views = map[recipes.CRIName]view{
 	recipes.CRIContainerd: {ready: unpacked, run: runByCtr, exact: true, mount: mountByCtr},
@@ -81,6 +81,11 @@ func (v view) look(ctx context.Context, n *node.Node, c combination, r row) seen
 	if v.exact && (isSome || c.layout == recipes.LayoutUnpacked) {
 		got, err := seeBy(ctx, n, v.run, reference, r.name)
 		return seen{tree: got, err: err}
+	}
+	if r.refused && c.cri == recipes.CRIDocker {
+		// ctr would unpack the image anew to mount it, which containerd refuses.
+		got, err := seeBy(ctx, n, v.run, reference, r.name)
+		return seen{tree: got, err: err, added: v.own}
 	}
 	got, err := seeBy(ctx, n, v.mount, reference, r.name)
 	if err != nil || !isSome {
