@@ -16,20 +16,22 @@ import (
 
 	"github.com/nodeimg/nodeimg/internal/cache"
 	"github.com/nodeimg/nodeimg/preload"
+	"github.com/nodeimg/nodeimg/preload/containers"
 	"github.com/nodeimg/nodeimg/preload/layers"
 	"github.com/nodeimg/nodeimg/preload/trees"
 	"github.com/nodeimg/nodeimg/recipes"
 )
 
 const (
-	// storeComment is the history entry of the topmost layer, which makes blobs and trees a store.
-	storeComment = "nodeimg: index of the preloaded images and containerd's databases"
+	// storeComment starts the history entry of the topmost layer, which makes blobs and trees a store; what the runtime wants follows.
+	storeComment = "nodeimg: index of the preloaded images and "
 	// layerComment starts the history entry of a layer of preloaded images; their names follow.
 	layerComment = "nodeimg: preload "
 )
 
 // store is what is appended to BuildKit's layers to preload images.
 type store struct {
+	cri    recipes.CRIName
 	images []recipes.LockedImage
 	layers []layers.Layer
 	// files go into the topmost layer, together with the description of all layers.
@@ -40,7 +42,7 @@ type store struct {
 // newStore describes the store of images for the runtime cri. Blobs of the appended layers must be in the cache, of other images manifests and configs.
 // Unpacked are snapshots whose trees lie in the node image already.
 func newStore(ctx context.Context, c *cache.Cache, cri recipes.CRIName, images []recipes.LockedImage, appended []layers.Layer, unpacked []trees.Snapshot, epoch time.Time) (*store, error) {
-	s := &store{images: images, layers: appended, epoch: epoch}
+	s := &store{cri: cri, images: images, layers: appended, epoch: epoch}
 	contents := &preload.Contents{Layers: []preload.ContentsLayer{{Snapshots: unpacked}}}
 	for _, layer := range appended {
 		contents.Layers = append(contents.Layers, layer.Contents)
@@ -52,27 +54,21 @@ func newStore(ctx context.Context, c *cache.Cache, cri recipes.CRIName, images [
 	return s, nil
 }
 
-// storeFiles are the files that make blobs and trees a store: the OCI layout's index, the images' manifests and configs, containerd's
-// databases and the links that its snapshotter wants.
+// storeFiles are the files that make blobs and trees a store: the OCI layout's index, the images' manifests and configs, and what the
+// runtime itself wants to find.
 func storeFiles(ctx context.Context, c *cache.Cache, cri recipes.CRIName, images []recipes.LockedImage, unpacked []trees.Snapshot, epoch time.Time) ([]file, error) {
 	index, err := preload.Index(images)
 	if err != nil {
 		return nil, err
 	}
-	state, err := preload.Databases(ctx, c, cri, images, unpacked, epoch)
+	files, err := runtimeFiles(ctx, c, cri, images, unpacked, epoch)
 	if err != nil {
 		return nil, err
 	}
-	files := []file{
+	files = append([]file{
 		{path: recipes.StorePath + "/index.json", content: index},
 		{path: recipes.StorePath + "/oci-layout", content: []byte(preload.LayoutFile)},
-		{path: recipes.DatabasesPath + "/meta.db", content: state.Meta},
-		{path: recipes.DatabasesPath + "/metadata.db", content: state.Snapshots},
-	}
-	links := state.Links()
-	for _, name := range slices.Sorted(maps.Keys(links)) {
-		files = append(files, file{path: recipes.DatabasesPath + "/snapshots/" + name, link: links[name]})
-	}
+	}, files...)
 	seen := map[digest.Digest]bool{}
 	for _, image := range images {
 		parts, err := preload.ReadParts(c, image)
@@ -90,6 +86,29 @@ func storeFiles(ctx context.Context, c *cache.Cache, cri recipes.CRIName, images
 			}
 			files = append(files, file{path: path.Join(recipes.StorePath, "blobs", d.Algorithm().String(), d.Encoded()), content: content})
 		}
+	}
+	return files, nil
+}
+
+// runtimeFiles are the runtime's own records of the images: containerd's databases and the links that its snapshotter wants, and for
+// CRI-O an additional image store.
+func runtimeFiles(ctx context.Context, c *cache.Cache, cri recipes.CRIName, images []recipes.LockedImage, unpacked []trees.Snapshot, epoch time.Time) ([]file, error) {
+	var files []file
+	if cri == recipes.CRICRIO {
+		list, err := containers.Files(c, images, unpacked, epoch)
+		for _, f := range list {
+			files = append(files, file{path: recipes.AdditionalStorePath + "/" + f.Path, content: f.Content, link: f.Link})
+		}
+		return files, err
+	}
+	state, err := preload.Databases(ctx, c, cri, images, unpacked, epoch)
+	if err != nil {
+		return nil, err
+	}
+	files = append(files, file{path: recipes.DatabasesPath + "/meta.db", content: state.Meta}, file{path: recipes.DatabasesPath + "/metadata.db", content: state.Snapshots})
+	links := state.Links()
+	for _, name := range slices.Sorted(maps.Keys(links)) {
+		files = append(files, file{path: recipes.DatabasesPath + "/snapshots/" + name, link: links[name]})
 	}
 	return files, nil
 }
@@ -116,5 +135,9 @@ func (s *store) appendTo(image v1.Image, present []preload.ContentsLayer) (v1.Im
 		return nil, err
 	}
 	files := append(slices.Clone(s.files), file{path: recipes.ContentsPath, content: description})
-	return appendLayer(image, files, storeComment, s.epoch)
+	comment := storeComment + "containerd's databases"
+	if s.cri == recipes.CRICRIO {
+		comment = storeComment + "CRI-O's image store"
+	}
+	return appendLayer(image, files, comment, s.epoch)
 }

@@ -40,7 +40,7 @@ func findStoreLayer(config *v1.ConfigFile) int {
 		if entry.EmptyLayer {
 			continue
 		}
-		if entry.CreatedBy == storeComment {
+		if strings.HasPrefix(entry.CreatedBy, storeComment) {
 			found = layer
 		}
 		layer++

@@ -15,6 +15,8 @@ import (
 type Options struct {
 	// Layout decides whether trees lie beside the blobs.
 	Layout recipes.Layout
+	// MustUnpack makes an image an error that cannot be unpacked faithfully, instead of leaving it packed.
+	MustUnpack bool
 	// Max is the largest number of layers to make.
 	Max int
 	// WithoutBlobs leaves out the blobs of the images' layers, because other layers of the node image hold them.
@@ -34,7 +36,7 @@ type Layer struct {
 
 // Make writes the layers that hold the images' own layers, in the order in which they belong into the node image. Manifests, indexes and
 // configs are not in them: they go with the store's index into the node image's topmost layer. All blobs must be in the cache. An image
-// that cannot be unpacked faithfully stays packed.
+// that cannot be unpacked faithfully stays packed, unless the options forbid that.
 //
 // Which layers there are for an image is a function of the image and the options alone, as long as no more than options.Max are needed for
 // all images; what an equal layer of another image holds already is not made again. Layers that are in the cache are not made again either.

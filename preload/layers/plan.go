@@ -57,7 +57,11 @@ func plan(ctx context.Context, c *cache.Cache, image recipes.LockedImage, option
 	layers := treeLayers(parts)
 	if options.Layout != recipes.LayoutPacked {
 		var unfit *trees.UnfitError
-		if list, err = planTrees(ctx, c, layers); errors.As(err, &unfit) {
+		list, err = planTrees(ctx, c, layers)
+		switch {
+		case errors.As(err, &unfit) && options.MustUnpack:
+			return nil, recipes.InputErrorf("preloading %s: it %v, and this node's container runtime takes unpacked images only; leave it out, or choose cri containerd or docker, which unpack it in the node", image.Reference, unfit)
+		case errors.As(err, &unfit):
 			step := progress.Start(ctx, "[preload] %s stays packed", image.Reference)
 			step.Log("%s: %v; containerd unpacks it in the node", image.Reference, err)
 			_ = step.Done(nil)

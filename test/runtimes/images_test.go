@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -182,6 +183,7 @@ func push(t *testing.T, reference string, what remote.Taggable) string {
 func lock(t *testing.T, c *cache.Cache, references ...string) []recipes.LockedImage {
 	t.Helper()
 	home := t.TempDir()
+	write(t, filepath.Join(home, "config.json"), []byte("{}"))
 	t.Setenv("DOCKER_CONFIG", home)
 	s := &preload.Sources{Cache: c, Dir: home}
 	var locked []recipes.LockedImage

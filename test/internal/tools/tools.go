@@ -116,6 +116,18 @@ func Containerd(ctx context.Context) (string, error) {
 	return compile(ctx, "containerd", containerdBuilds)
 }
 
+// storageBuilds are the command line of CRI-O's storage library.
+var storageBuilds = []build{{
+	module: "test/upstream/storage", packages: []string{"go.podman.io/storage/cmd/containers-storage"}, environment: []string{"CGO_ENABLED=0"},
+	flags: []string{"-tags=exclude_graphdriver_btrfs"},
+}}
+
+// ContainersStorage compiles the command containers-storage, unless it is in the cache, and returns the program's path.
+func ContainersStorage(ctx context.Context) (string, error) {
+	dir, err := compile(ctx, "storage", storageBuilds)
+	return filepath.Join(dir, "containers-storage"), err
+}
+
 // buildkitdBuilds are the BuildKit daemon at the product's own version.
 var buildkitdBuilds = []build{{
 	module: ".", packages: []string{"github.com/moby/buildkit/cmd/buildkitd"}, environment: []string{"CGO_ENABLED=0"}, flags: []string{"-buildvcs=false"},
