@@ -20,7 +20,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/nodeimg/nodeimg/builder/child"
 	"github.com/nodeimg/nodeimg/builder/publish"
@@ -28,6 +27,7 @@ import (
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/nodeimage"
 	"github.com/nodeimg/nodeimg/recipes"
+	"github.com/nodeimg/nodeimg/test/internal/archive"
 	"github.com/nodeimg/nodeimg/test/internal/engine"
 	"github.com/nodeimg/nodeimg/test/internal/node"
 	"github.com/nodeimg/nodeimg/test/internal/tools"
@@ -118,30 +118,18 @@ func programLayer(t *testing.T) v1.Layer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return layer(t, &tar.Header{Name: "look", Mode: 0o755}, program)
+	return layer(t, tar.Header{Name: "look", Mode: 0o755}, program)
 }
 
 // fileLayer holds a file that only belongs to its image as long as owner and mode are right.
 func fileLayer(t *testing.T, name string) v1.Layer {
 	t.Helper()
-	return layer(t, &tar.Header{Name: "image/" + name, Mode: 0o4711, Uid: 1234, Gid: 70000}, []byte(name))
+	return layer(t, tar.Header{Name: "image/" + name, Mode: 0o4711, Uid: 1234, Gid: 70000}, []byte(name))
 }
 
-func layer(t *testing.T, header *tar.Header, content []byte) v1.Layer {
+func layer(t *testing.T, header tar.Header, content []byte) v1.Layer {
 	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	header.Size = int64(len(content))
-	if err := w.WriteHeader(header); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Write(content); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	made, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
+	made, err := archive.Layer(archive.File{Header: header, Content: content})
 	if err != nil {
 		t.Fatal(err)
 	}

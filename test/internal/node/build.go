@@ -1,12 +1,10 @@
 package node
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -15,26 +13,23 @@ import (
 	"github.com/docker/docker/api/types/build"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/pkg/jsonmessage"
+
+	"github.com/nodeimg/nodeimg/test/internal/archive"
 )
 
 // Build builds an image as plain docker build does with the Engine's own builder: files are the build context by path, with a Dockerfile;
 // network is where the steps run. It returns what the build said; so does the error.
 func (d *Docker) Build(ctx context.Context, reference, network string, files map[string]string) (string, error) {
 	fail := func(err error) error { return fmt.Errorf("building %s: %w", reference, err) }
-	var archive bytes.Buffer
-	w := tar.NewWriter(&archive)
+	var entries []archive.File
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(files[name]))}); err != nil {
-			return "", fail(err)
-		}
-		if _, err := io.WriteString(w, files[name]); err != nil {
-			return "", fail(err)
-		}
+		entries = append(entries, archive.Program(name, []byte(files[name])))
 	}
-	if err := w.Close(); err != nil {
+	var folder bytes.Buffer
+	if err := archive.Write(&folder, entries...); err != nil {
 		return "", fail(err)
 	}
-	response, err := d.client.ImageBuild(ctx, &archive, build.ImageBuildOptions{
+	response, err := d.client.ImageBuild(ctx, &folder, build.ImageBuildOptions{
 		Tags: []string{reference}, NetworkMode: network, NoCache: true, Remove: true, ForceRemove: true,
 	})
 	if err != nil {

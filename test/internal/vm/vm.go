@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -16,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/nodeimg/nodeimg/test/internal/archive"
 )
 
 // Options say what runs in the machine.
@@ -129,24 +130,19 @@ func writePayload(path string, options Options) error {
 		files = map[string][]byte{}
 	}
 	files["run"] = options.Script
-	var archive bytes.Buffer
-	w := tar.NewWriter(&archive)
+	var entries []archive.File
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		mode := int64(0o644)
-		if name == "run" || bytes.HasPrefix(files[name], []byte("#!")) {
-			mode = 0o755
+		entry := archive.Program(name, files[name])
+		if name != "run" && !bytes.HasPrefix(files[name], []byte("#!")) {
+			entry.Header.Mode = 0o644
 		}
-		if err := w.WriteHeader(&tar.Header{Name: name, Mode: mode, Size: int64(len(files[name]))}); err != nil {
-			return err
-		}
-		if _, err := w.Write(files[name]); err != nil {
-			return err
-		}
+		entries = append(entries, entry)
 	}
-	if err := w.Close(); err != nil {
+	var payload bytes.Buffer
+	if err := archive.Write(&payload, entries...); err != nil {
 		return err
 	}
-	return os.WriteFile(path, archive.Bytes(), 0o600)
+	return os.WriteFile(path, payload.Bytes(), 0o600)
 }
 
 // lastLines is the end of a log, for an error.

@@ -1,0 +1,2 @@
+// Package archive makes tars and image layers of a few files in memory.
+package archive
