@@ -30,7 +30,7 @@ func TestPrintDockerfile(t *testing.T) {
 		recipes.EngineInner:  {"docker.io/library/standard:1", recipes.StorePath},
 	} {
 		w.recipe(func(spec *recipes.Spec) {
-			spec.Mirrors = map[string]string{"docker.io": "http://" + hub().host}
+			spec.Mirrors["docker.io"] = "http://" + hub().host
 			spec.Preload = recipes.Preload{ControlPlane: spec.Preload.ControlPlane, Engine: engine, Images: []recipes.ImageSource{{Registry: "standard:1"}}}
 		})
 		text := w.run("dockerfile", "recipe.yaml").succeeded().stdout
@@ -49,7 +49,7 @@ func TestPrintDockerfile(t *testing.T) {
 // nothing of nodeimg, its cache or its broker.
 func TestBuildContext(t *testing.T) {
 	w := newWorkplace(t)
-	w.standard()
+	w.standard(fromModules)
 	out := w.run("dockerfile", "recipe.yaml", "-o", "context").succeeded()
 	if out.stdout != "" {
 		t.Errorf("it printed %q", out.stdout)

@@ -68,7 +68,7 @@ func TestFailingPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.recipe(func(spec *recipes.Spec) {
-		spec.Mirrors = map[string]string{"docker.io": "http://" + r.host}
+		spec.Mirrors["docker.io"] = "http://" + r.host
 		spec.Preload.Images = []recipes.ImageSource{{Registry: "broken:1"}}
 	})
 	cached := func() bool {

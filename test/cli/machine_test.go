@@ -139,10 +139,11 @@ func descendants() (map[int]string, error) {
 	return found, nil
 }
 
-// emptyCgroups are the cgroups of builders in which no process is; those with processes are somebody's.
+// emptyCgroups are the cgroups of builders in which no process is; those with processes are somebody's. A builder's cgroup is named by a
+// hexadecimal number, that of a test's Docker Engine is not.
 func emptyCgroups() ([]string, error) {
 	var found []string
-	for _, pattern := range []string{"/sys/fs/cgroup/nodeimg-*", "/sys/fs/cgroup/*/nodeimg-*"} {
+	for _, pattern := range []string{"/sys/fs/cgroup/nodeimg-[0-9a-f]*", "/sys/fs/cgroup/*/nodeimg-[0-9a-f]*"} {
 		dirs, err := filepath.Glob(pattern)
 		if err != nil {
 			return nil, err

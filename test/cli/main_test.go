@@ -7,19 +7,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/nodeimg/nodeimg/builder/child"
+	"github.com/nodeimg/nodeimg/test/internal/separate"
 	"github.com/nodeimg/nodeimg/test/internal/tools"
 )
-
-// separated marks the process that runs in its own mount namespace.
-const separated = "NODEIMG_CLI_TEST_SEPARATED"
 
 // The places that TestMain makes for all tests.
 var (
@@ -46,8 +42,8 @@ func runTests(m *testing.M) (status int, err error) {
 	if os.Geteuid() != 0 {
 		return 1, fmt.Errorf("nodeimg starts a builder, and that needs root; run the tests as root")
 	}
-	if os.Getenv(separated) == "" {
-		return 1, separate()
+	if err := separate.Mounts(emptyRun); err != nil {
+		return 1, err
 	}
 	// What a killed nodeimg leaves becomes a child of this process and of nobody else's.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -80,21 +76,12 @@ func runTests(m *testing.M) (status int, err error) {
 	return status, nil
 }
 
-// separate runs this program again in a mount namespace of its own, with an empty /run. There, what other programs mount and keep does
-// not show, and what the tests mount is gone with the last process. It only returns when it fails.
-func separate() error {
-	// Namespaces belong to threads, and exec keeps those of the thread that calls it.
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("making a mount namespace: %w", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("separating mounts: %w", err)
-	}
+// emptyRun makes /run empty: what other programs keep there does not show.
+func emptyRun() error {
 	if err := unix.Mount("run", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
 		return fmt.Errorf("mounting an empty /run: %w", err)
 	}
-	return syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), separated+"=1"))
+	return nil
 }
 
 // compile puts nodeimg and buildkitd into dir. The go command relinks only what changed, because it finds the last result in the cache.

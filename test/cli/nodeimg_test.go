@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,20 +52,27 @@ func (w *workplace) write(name, content string) {
 	}
 }
 
-// recipe writes recipe.yaml: a small node, changed by change.
-func (w *workplace) recipe(change func(*recipes.Spec)) {
+// recipe writes recipe.yaml: a small node of programs from releasePages, changed by changes.
+func (w *workplace) recipe(changes ...func(*recipes.Spec)) {
 	w.t.Helper()
+	mirrors, err := releasePages()
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	no := false
 	recipe := recipes.Recipe{
 		APIVersion: recipes.APIVersion, Kind: recipes.Kind, Metadata: recipes.Metadata{Name: "small"},
 		Spec: recipes.Spec{
-			Kubernetes: recipes.Kubernetes{Version: "v1.34.10", Source: recipes.SourceModules},
+			Kubernetes: recipes.Kubernetes{Version: "v1.34.10", Source: recipes.SourceRelease},
 			Base:       recipes.Base{Distro: "debian", Release: "12", From: recipes.FromPackages},
 			CNI:        recipes.CNI{Name: recipes.CNINone},
 			Preload:    recipes.Preload{ControlPlane: &no},
+			Mirrors:    maps.Clone(mirrors),
 		},
 	}
-	change(&recipe.Spec)
+	for _, change := range changes {
+		change(&recipe.Spec)
+	}
 	text, err := yaml.Marshal(recipe)
 	if err != nil {
 		w.t.Fatal(err)
@@ -77,7 +85,7 @@ func (w *workplace) environment() []string {
 	environment := slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
 		return slices.Contains([]string{
-			"BUILDKIT_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_HOST", "REGISTRY_AUTH_FILE", "SOURCE_DATE_EPOCH", "TMPDIR", separated,
+			"BUILDKIT_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_HOST", "REGISTRY_AUTH_FILE", "SOURCE_DATE_EPOCH", "TMPDIR",
 		}, name)
 	})
 	return append(append(environment, "TMPDIR="+temporary, "DOCKER_CONFIG="+w.path("no-docker-config")), w.env...)

@@ -49,7 +49,7 @@ func BenchmarkPreload(b *testing.B) {
 	w := &workplace{t: b, dir: b.TempDir()}
 	r, closeServer := newRegistry("", "")
 	b.Cleanup(closeServer)
-	w.pushNode(r, recipes.EngineDirect)
+	w.pushNode(r, recipes.EngineDirect, fromModules)
 	node := r.host + "/nodes/small:v1"
 	running, err := engine.Start(b.Context(), engine.Options{Network: engine.HostNetwork})
 	if err != nil {

@@ -41,14 +41,14 @@ const shippedName = "example.test/shipped:1"
 
 // pushNode builds the small recipe with one image of an archive and pushes it to r as nodes/small:v1. It is the same in every run of the
 // tests, so that only the first has to build it.
-func (w *workplace) pushNode(r *registryServer, engine recipes.Engine) *outcome {
+func (w *workplace) pushNode(r *registryServer, engine recipes.Engine, changes ...func(*recipes.Spec)) *outcome {
 	w.t.Helper()
-	w.shippedRecipe(engine)
+	w.shippedRecipe(engine, changes...)
 	return w.build("--push", "-t", r.host+"/nodes/small:v1")
 }
 
 // shippedRecipe writes pushNode's recipe.
-func (w *workplace) shippedRecipe(engine recipes.Engine) {
+func (w *workplace) shippedRecipe(engine recipes.Engine, changes ...func(*recipes.Spec)) {
 	w.t.Helper()
 	tag, err := name.NewTag(shippedName)
 	if err != nil {
@@ -57,10 +57,10 @@ func (w *workplace) shippedRecipe(engine recipes.Engine) {
 	if err := tarball.WriteToFile(w.path("shipped.tar"), tag, newImage(w.t, -seed)); err != nil {
 		w.t.Fatal(err)
 	}
-	w.recipe(func(spec *recipes.Spec) {
+	w.recipe(append(changes, func(spec *recipes.Spec) {
 		spec.Preload.Images = []recipes.ImageSource{{Archive: "shipped.tar"}}
 		spec.Preload.Engine = engine
-	})
+	})...)
 }
 
 // held checks that the node image holds exactly what it says, that it says what is wanted, by reference, and that whoever reads all its

@@ -80,7 +80,7 @@ func rebuild(t *testing.T, engine recipes.Engine, step, layer string) {
 	r.push(t, "library/b:1", newImage(t, 201))
 	recipe := func(run string) {
 		w.recipe(func(spec *recipes.Spec) {
-			spec.Mirrors = map[string]string{"docker.io": "http://" + r.host}
+			spec.Mirrors["docker.io"] = "http://" + r.host
 			spec.Preload.Engine = engine
 			spec.Preload.Images = []recipes.ImageSource{{Registry: "a:1"}, {Registry: "b:1"}}
 			spec.Run = []string{run}

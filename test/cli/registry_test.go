@@ -144,13 +144,22 @@ func (r *registryServer) auth() string {
 // tests.
 func newImage(t testing.TB, number int64) v1.Image {
 	t.Helper()
-	image, err := random.Image(20_000, 2, random.WithSource(rand.NewSource(seed+number)))
+	image, err := randomImage(seed + number)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return image
+}
+
+// randomImage is newImage's, by a number that means the same in every run.
+func randomImage(number int64) (v1.Image, error) {
+	image, err := random.Image(20_000, 2, random.WithSource(rand.NewSource(number)))
+	if err != nil {
+		return nil, err
+	}
 	config, err := image.ConfigFile()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	config = config.DeepCopy()
 	config.OS, config.Architecture = "linux", "amd64"
@@ -160,9 +169,9 @@ func newImage(t testing.TB, number int64) v1.Image {
 		config.History[i].Created = v1.Time{}
 	}
 	if image, err = mutate.ConfigFile(image, config); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	return mutate.ConfigMediaType(mutate.MediaType(image, types.OCIManifestSchema1), types.OCIConfigJSON)
+	return mutate.ConfigMediaType(mutate.MediaType(image, types.OCIManifestSchema1), types.OCIConfigJSON), nil
 }
 
 // hub stands for docker.io for the recipes of standard, in all tests.
@@ -172,11 +181,11 @@ var hub = sync.OnceValue(func() *registryServer {
 })
 
 // standard writes a recipe with one image that is the same in all tests, so that only the first of them has to build it.
-func (w *workplace) standard() {
+func (w *workplace) standard(changes ...func(*recipes.Spec)) {
 	w.t.Helper()
 	hub().push(w.t, "library/standard:1", newImage(w.t, 0))
-	w.recipe(func(spec *recipes.Spec) {
-		spec.Mirrors = map[string]string{"docker.io": "http://" + hub().host}
+	w.recipe(append(changes, func(spec *recipes.Spec) {
+		spec.Mirrors["docker.io"] = "http://" + hub().host
 		spec.Preload.Images = []recipes.ImageSource{{Registry: "standard:1"}}
-	})
+	})...)
 }

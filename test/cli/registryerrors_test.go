@@ -101,7 +101,7 @@ func TestRegistryRefuses(t *testing.T) {
 			r.push(t, "library/app:1", newImage(t, 400))
 			r.set(status(test.code))
 			w.recipe(func(spec *recipes.Spec) {
-				spec.Mirrors = map[string]string{"docker.io": "http://" + r.host}
+				spec.Mirrors["docker.io"] = "http://" + r.host
 				spec.Preload.Images = []recipes.ImageSource{{Registry: "app:1"}}
 			})
 			failed := w.run("build", "recipe.yaml", "--progress", "plain").failed(test.exit, append(test.words, "app:1", r.host)...)

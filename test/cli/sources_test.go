@@ -50,7 +50,7 @@ func TestImageSources(t *testing.T) {
 	}
 	w.write("motd", motd)
 	w.recipe(func(spec *recipes.Spec) {
-		spec.Mirrors = map[string]string{"docker.io": "http://" + open.host}
+		spec.Mirrors["docker.io"] = "http://" + open.host
 		spec.Files = []recipes.File{{Source: "motd", Target: "/etc/motd"}}
 		spec.Preload.Images = []recipes.ImageSource{
 			{Registry: "tagged:1"},

@@ -61,7 +61,7 @@ func (w *workplace) inner() {
 	w.t.Helper()
 	hub().push(w.t, "library/inner:1", newImage(w.t, 0))
 	w.recipe(func(spec *recipes.Spec) {
-		spec.Mirrors = map[string]string{"docker.io": "http://" + hub().host}
+		spec.Mirrors["docker.io"] = "http://" + hub().host
 		spec.Preload.Images = []recipes.ImageSource{{Registry: "inner:1"}}
 		spec.Preload.Engine = recipes.EngineInner
 	})
