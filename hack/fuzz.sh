@@ -9,18 +9,20 @@ cache=$(go env GOCACHE)/fuzz/nodeimg
 # go test -fuzz would compile all dependencies anew, in order to see what an input reaches in them. Only our own packages matter here.
 instrument="-gcflags=$(go list -m)/...=-d=libfuzzer"
 logs=$(mktemp -d)
+programs=$(mktemp -d)
 pids=()
 # shellcheck disable=SC2317 # Called by the trap.
 cleanup() {
   [ "${#pids[@]}" -eq 0 ] || kill "${pids[@]}" 2>/dev/null || true
-  rm -rf "$logs"
+  rm -rf "$logs" "$programs"
 }
 trap cleanup EXIT
 
 mapfile -t packages < <(git grep -lE --untracked '^func Fuzz' -- '*_test.go' | xargs -r -n1 dirname | sort -u)
 names=()
 for package in "${packages[@]}"; do
-  listed=$(go test "$instrument" -list '^Fuzz' "./$package")
+  go test -c "$instrument" -o "$programs/${package//\//-}" "./$package"
+  listed=$("$programs/${package//\//-}" -test.list '^Fuzz')
   mapfile -t targets < <(grep '^Fuzz' <<<"$listed")
   for target in "${targets[@]}"; do names+=("$package $target"); done
 done
@@ -29,8 +31,9 @@ done
 for name in "${names[@]}"; do
   read -r package target <<<"$name"
   mkdir -p "$cache/$package"
-  go test -v -count 1 "$instrument" -run '^$' "./$package" -args -test.fuzz "^$target\$" -test.fuzztime "$fuzztime" \
-    -test.fuzzminimizetime 2s -test.fuzzcachedir "$cache/$package" -test.parallel 1 </dev/null >"$logs/${#pids[@]}" 2>&1 &
+  # A test finds its seeds and testdata in its package's folder.
+  (cd "$package" && exec "$programs/${package//\//-}" -test.v -test.run '^$' -test.fuzz "^$target\$" -test.fuzztime "$fuzztime" \
+    -test.fuzzminimizetime 2s -test.fuzzcachedir "$cache/$package" -test.parallel 1) </dev/null >"$logs/${#pids[@]}" 2>&1 &
   pids+=($!)
 done
 

@@ -1,14 +1,15 @@
 #!/bin/bash
-# Runs go test with the arguments given and fails when a test fails or is skipped: a skipped test proves nothing. One package at a
-# time, since packages start daemons, virtual machines and compilers of their own. The log of every package is printed; go test's
-# own closing lines (ok, FAIL) are repeated at the end.
+# Runs go test with the arguments given and fails when a test fails or is skipped: a skipped test proves nothing. Two packages at a time
+# on any machine: packages start daemons, nodes and compilers of their own, and one waits for them about half of the time, but too many
+# would make each other late. The log of every package is printed when it ends; go test's own closing lines (ok, FAIL) are repeated at
+# the end.
 set -euo pipefail
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
 status=0
-go test -v -p 1 -count 1 -timeout 100m "$@" </dev/null 2>&1 | tee "$log" || status=$?
+go test -v -p 2 -count 1 -timeout 100m "$@" </dev/null 2>&1 | tee "$log" || status=$?
 
 echo
 grep -E '^(ok|FAIL|---|\?)[[:space:]]' "$log" | grep -vE '^--- PASS' || true
