@@ -108,8 +108,11 @@ func (n *nodeImage) change(ctx context.Context) (v1.Image, []string, error) {
 	if n.manifest, err = n.img.Manifest(); err != nil {
 		return nil, nil, fmt.Errorf("reading the manifest of %s: %w", n.name, err)
 	}
-	if name := recipes.CRIName(n.report.CRI.Name); name != recipes.CRIContainerd {
-		return nil, nil, recipes.InputErrorf("%s runs containers with %s; nodeimg preload can change images with containerd only", n.name, name)
+	switch cri := n.cri(); {
+	case !slices.Contains([]recipes.CRIName{recipes.CRIContainerd, recipes.CRIDocker, recipes.CRICRIO}, cri):
+		return nil, nil, recipes.InputErrorf("%s runs containers with %q, which this version of nodeimg cannot preload images for", n.name, cri)
+	case cri == recipes.CRICRIO && n.options.Layout == recipes.LayoutPacked:
+		return nil, nil, recipes.InputErrorf("--layout %s: %s runs containers with CRI-O, which takes unpacked images only; leave --layout out", recipes.LayoutPacked, n.name)
 	}
 	if n.store, err = readStoreLayer(ctx, n.options.Cache, n.img, n.name); err != nil {
 		return nil, nil, err
@@ -138,6 +141,9 @@ func (n *nodeImage) change(ctx context.Context) (v1.Image, []string, error) {
 	}
 	return img, warnings(change), nil
 }
+
+// cri is the node's container runtime.
+func (n *nodeImage) cri() recipes.CRIName { return recipes.CRIName(n.report.CRI.Name) }
 
 // sources find images relative to the working directory.
 func (n *nodeImage) sources() *preload.Sources {
@@ -192,7 +198,7 @@ func (n *nodeImage) apply(ctx context.Context, change *change) (v1.Image, *arran
 		return nil, nil, err
 	}
 	kept := &preload.Contents{Layers: arrangement.kept}
-	store, err := newStore(ctx, c, recipes.CRIName(n.report.CRI.Name), change.images, arrangement.appended, kept.Snapshots(), n.options.Epoch)
+	store, err := newStore(ctx, c, n.cri(), change.images, arrangement.appended, kept.Snapshots(), n.options.Epoch)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -214,7 +220,7 @@ func (n *nodeImage) newLayers(ctx context.Context, images []recipes.LockedImage)
 	if len(n.manifest.Layers)+room > mostLayers {
 		return nil, recipes.InputErrorf("%s has %d layers and takes no more; build it again with the images in its recipe", n.name, len(n.manifest.Layers))
 	}
-	return layers.Make(ctx, n.options.Cache, images, layers.Options{Layout: layout, Max: room, Epoch: n.options.Epoch})
+	return layers.Make(ctx, n.options.Cache, images, layers.Options{Layout: layout, MustUnpack: n.cri() == recipes.CRICRIO, Max: room, Epoch: n.options.Epoch})
 }
 
 // newConfig is the config with new labels and with a history that names the images that are there.

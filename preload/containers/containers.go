@@ -72,7 +72,7 @@ func (s *store) add(locked recipes.LockedImage) error {
 	if err != nil {
 		return err
 	}
-	top, err := s.top(locked, parts)
+	top, err := s.top(parts)
 	if err != nil {
 		return err
 	}
@@ -108,13 +108,13 @@ func (s *store) add(locked recipes.LockedImage) error {
 }
 
 // top returns the layer of the image's last snapshot; it is empty for an image without layers.
-func (s *store) top(locked recipes.LockedImage, parts preload.Parts) (string, error) {
+func (s *store) top(parts preload.Parts) (string, error) {
 	if len(parts.DiffIDs) == 0 {
 		return "", nil
 	}
 	chain := identity.ChainID(slices.Clone(parts.DiffIDs))
 	if _, ok := s.snapshots[chain]; !ok {
-		return "", recipes.InputErrorf("%s lies in the node image packed, and CRI-O runs images only that lie there unpacked; preload it with layout %s, or choose another cri", locked.Reference, recipes.LayoutUnpacked)
+		return "", recipes.InputErrorf("it lies in the node image packed, and CRI-O runs images only that lie there unpacked; preload it with layout %s, or choose another cri", recipes.LayoutUnpacked)
 	}
 	return layerID(chain), nil
 }
