@@ -116,6 +116,12 @@ func appImage(t testing.TB, size, seed int64) v1.Image {
 // testNode is a node image as engine direct makes it, on a distribution of random bytes, with the images of the references.
 func testNode(t testing.TB, c *cache.Cache, references ...string) v1.Image {
 	t.Helper()
+	return testNodeWith(t, c, recipes.CRI{Name: recipes.CRIContainerd, Version: "2.4.2"}, references...)
+}
+
+// testNodeWith is testNode with a container runtime.
+func testNodeWith(t testing.TB, c *cache.Cache, cri recipes.CRI, references ...string) v1.Image {
+	t.Helper()
 	var images []recipes.LockedImage
 	sources := &preload.Sources{Cache: c}
 	for i, reference := range references {
@@ -134,7 +140,7 @@ func testNode(t testing.TB, c *cache.Cache, references ...string) v1.Image {
 	}
 	slices.SortFunc(images, func(a, b recipes.LockedImage) int { return strings.Compare(a.Reference, b.Reference) })
 	recipe := recipes.Recipe{Metadata: recipes.Metadata{Name: "test"}, Spec: recipes.Spec{
-		Kubernetes: recipes.Kubernetes{Version: "v1.34.10"}, CRI: recipes.CRI{Name: recipes.CRIContainerd, Version: "2.4.2"}}}
+		Kubernetes: recipes.Kubernetes{Version: "v1.34.10"}, CRI: cri}}
 	labels, err := dockerfiles.Labels(recipe, recipes.Lock{Base: recipes.LockedBase{Distro: "debian", Release: "12"}, Images: images})
 	if err != nil {
 		t.Fatal(err)
@@ -158,7 +164,7 @@ func testNode(t testing.TB, c *cache.Cache, references ...string) v1.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := newStore(t.Context(), c, recipes.CRIContainerd, images, appended, nil, DefaultEpoch)
+	store, err := newStore(t.Context(), c, cri.Name, images, appended, nil, DefaultEpoch)
 	if err != nil {
 		t.Fatal(err)
 	}
