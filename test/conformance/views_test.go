@@ -46,7 +46,7 @@ var views = map[recipes.CRIName]view{
 		packages: []string{"podman"},
 		ready:    crioKnows,
 		run:      runByCRI,
-		mount:    `mkdir "$1" && "$3" "$(podman image mount "$2")" "$1/tree" && podman image umount "$2" >&2 && cat "$1/tree"`,
+		mount:    `mkdir "$1" && dir=$(podman image mount "$2") && "$3" "$dir" "$1/tree" && podman image umount "$2" >&2 && cat "$1/tree"`,
 		own:      append([]string{"/run", "/run/.containerenv"}, mountPoints...),
 	},
 }

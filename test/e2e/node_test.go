@@ -201,7 +201,12 @@ func runtimeImages(t *testing.T, n *node.Node) (pinned map[string]bool) {
 	pinned = map[string]bool{}
 	for _, image := range listed.Images {
 		for _, tag := range image.RepoTags {
-			pinned[tag] = image.Pinned
+			// Docker leaves its own registry's name out.
+			full, err := recipes.NormalizeReference(tag)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pinned[full] = image.Pinned
 		}
 	}
 	if criOf(t, n) == recipes.CRICRIO {

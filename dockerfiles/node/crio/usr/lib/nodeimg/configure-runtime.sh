@@ -9,6 +9,10 @@ if ! (echo -998 >/proc/self/oom_score_adj) 2>/dev/null; then
 	sed -i 's|^\(runtime_path = \)"/usr/local/bin/runc"|\1"/usr/lib/nodeimg/runc.sh"|' /etc/crio/crio.conf
 fi
 
+# The kubelet does not collect preloaded images.
+mkdir -p /etc/crio/crio.conf.d
+ln -sfn /usr/lib/nodeimg/containers/pinned.conf /etc/crio/crio.conf.d/10-nodeimg-preloaded.conf
+
 # An overlay's upper directory cannot lie on an overlay, and the preloaded images are there for the overlay driver alone.
 probe=/var/lib/containers/.nodeimg-probe
 mkdir -p "$probe/upper" "$probe/work" "$probe/merged"
