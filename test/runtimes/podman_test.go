@@ -11,6 +11,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/nodeimg/nodeimg/internal/cache"
@@ -57,9 +58,14 @@ func newPodman(t *testing.T, additional string) podman {
 	}
 	p := podman{root: root, additional: additional}
 	t.Cleanup(func() {
-		for _, path := range []string{filepath.Join(root, "graph", "overlay"), root} {
-			if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && path == root {
-				t.Error(err)
+		// What a container that failed has left mounted goes too.
+		left, err := mountinfo.GetMounts(mountinfo.PrefixFilter(root))
+		if err != nil {
+			t.Error(err)
+		}
+		for _, m := range slices.Backward(left) {
+			if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH); err != nil {
+				t.Errorf("unmounting %s: %v", m.Mountpoint, err)
 			}
 		}
 		if err := os.Remove(root); err != nil {
