@@ -174,10 +174,7 @@ func checkDiffIDs(t *testing.T, image v1.Image) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	layers, err := image.Layers()
-	if err != nil {
-		t.Fatal(err)
-	}
+	layers := mustLayers(t, image)
 	if len(layers) != len(config.RootFS.DiffIDs) {
 		t.Fatalf("%d layers have %d entries in the config", len(layers), len(config.RootFS.DiffIDs))
 	}

@@ -59,10 +59,7 @@ func TestFailingPull(t *testing.T) {
 	w, r := newWorkplace(t), startRegistry(t, "", "")
 	image := newImage(t, 300)
 	r.push(t, "library/broken:1", image)
-	layers, err := image.Layers()
-	if err != nil {
-		t.Fatal(err)
-	}
+	layers := mustLayers(t, image)
 	layer, err := layers[0].Digest()
 	if err != nil {
 		t.Fatal(err)

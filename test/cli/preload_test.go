@@ -109,10 +109,7 @@ func storeLayers(t *testing.T, image v1.Image) (v1.Image, preload.Contents) {
 	if err := validate.Image(image, validate.Fast); err != nil {
 		t.Errorf("the image is not valid: %v", err)
 	}
-	layers, err := image.Layers()
-	if err != nil {
-		t.Fatal(err)
-	}
+	layers := mustLayers(t, image)
 	top, err := mutate.AppendLayers(empty.Image, layers[len(layers)-1])
 	if err != nil {
 		t.Fatal(err)

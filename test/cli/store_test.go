@@ -19,10 +19,7 @@ import (
 // visitFiles calls visit with every regular file of every layer.
 func visitFiles(t *testing.T, image v1.Image, visit func(name string, content io.Reader)) {
 	t.Helper()
-	layers, err := image.Layers()
-	if err != nil {
-		t.Fatal(err)
-	}
+	layers := mustLayers(t, image)
 	for _, layer := range layers {
 		stream, err := layer.Uncompressed()
 		if err != nil {
@@ -76,10 +73,7 @@ func checkBlobs(t *testing.T, name string, image v1.Image, blobs map[digest.Dige
 		}
 		wanted = append(wanted, b)
 	}
-	layers, err := image.Layers()
-	if err != nil {
-		t.Fatal(err)
-	}
+	layers := mustLayers(t, image)
 	for _, layer := range layers {
 		r, err := layer.Compressed()
 		if err != nil {
@@ -115,10 +109,7 @@ func checkContent(t *testing.T, name string, image v1.Image, manifest digest.Dig
 	if !bytes.Equal(blobs[digest.Digest(m.Config.Digest.String())], config) {
 		t.Errorf("%s has another config in the store", name)
 	}
-	layers, err := image.Layers()
-	if err != nil {
-		t.Fatal(err)
-	}
+	layers := mustLayers(t, image)
 	if len(layers) != len(m.Layers) {
 		t.Fatalf("%s has %d layers in the store, want %d", name, len(m.Layers), len(layers))
 	}
