@@ -25,6 +25,8 @@ type view struct {
 	exact bool
 	// mount is a script that writes the tree of the image as it is mounted for containers, without running one.
 	mount string
+	// unmountable says that mount cannot do the row's image; then a container shows it.
+	unmountable func(row) bool
 	// own are paths that the runtime puts into every container.
 	own []string
 }
@@ -39,15 +41,24 @@ var views = map[recipes.CRIName]view{
 		run: `mkdir -m 0777 "$1" && docker run --rm --network none --volume "$3:$4:ro" --volume "$1:/conformance" --entrypoint "$4" "$2" \
 			/ /conformance/tree >&2 && cat "$1/tree"`,
 		mount: mountByCtr,
-		own:   append([]string{"/.dockerenv", "/dev/console", "/dev/pts", "/dev/shm"}, mountPoints...),
+		// ctr would unpack the image anew to mount it, which containerd refuses.
+		unmountable: func(r row) bool { return r.refused },
+		own:         append([]string{"/.dockerenv", "/dev/console", "/dev/pts", "/dev/shm"}, mountPoints...),
 	},
 	recipes.CRICRIO: {
-		// CRI-O has no command that mounts an image; podman shares its storage library and its configuration.
+		// CRI-O has no command that mounts a container of an image; podman shares its storage library and its configuration.
 		packages: []string{"podman"},
 		ready:    crioKnows,
 		run:      runByCRI,
-		mount:    `mkdir "$1" && dir=$(podman image mount "$2") && "$3" "$dir" "$1/tree" && podman image umount "$2" >&2 && cat "$1/tree"`,
-		own:      append([]string{"/run", "/run/.containerenv"}, mountPoints...),
+		// Before it is started nothing is added to a container's tree. Podman's own containers lie elsewhere: its older library takes away
+		// what CRI-O has mounted.
+		mount: `podman() { command podman --root /var/tmp/podman --runroot /run/podman --storage-driver overlay \
+				--storage-opt additionalimagestore=/usr/lib/nodeimg/containers "$@"; }
+			mkdir "$1" && container=$(podman create --pull never "$2" /none) && dir=$(podman mount "$container") && "$3" "$dir" "$1/tree" &&
+			podman rm "$container" >&2 && cat "$1/tree"`,
+		// Debian's podman writes all folders of an additional store into one page of mount options; CRI-O's library does not.
+		unmountable: func(r row) bool { return len(r.layers) > 50 },
+		own:         append([]string{"/run", "/run/.containerenv"}, mountPoints...),
 	},
 }
 
@@ -82,8 +93,7 @@ func (v view) look(ctx context.Context, n *node.Node, c combination, r row) seen
 		got, err := seeBy(ctx, n, v.run, reference, r.name)
 		return seen{tree: got, err: err}
 	}
-	if r.refused && c.cri == recipes.CRIDocker {
-		// ctr would unpack the image anew to mount it, which containerd refuses.
+	if v.unmountable != nil && v.unmountable(r) {
 		got, err := seeBy(ctx, n, v.run, reference, r.name)
 		return seen{tree: got, err: err, added: v.own}
 	}
