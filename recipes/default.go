@@ -11,6 +11,9 @@ const (
 	DefaultContainerdVersion = "2.4.2"
 	DefaultDockerVersion     = "28.5.2"
 	DefaultCRIOVersion       = "1.36.3"
+	// ReleasedDockerVersion is the default with kubernetes.source release: Docker publishes no checksums, and this is the newest version
+	// whose checksums nodeimg knows.
+	ReleasedDockerVersion = "28.0.4"
 )
 
 var defaultRuntimeVersions = map[CRIName]string{
@@ -33,7 +36,8 @@ func HostPlatform() string { return "linux/" + runtime.GOARCH }
 //	spec.base.from             image
 //	spec.base.image            the distribution's official image (only with from: image)
 //	spec.cri.name              containerd
-//	spec.cri.version           DefaultContainerdVersion, DefaultDockerVersion or DefaultCRIOVersion
+//	spec.cri.version           DefaultContainerdVersion, DefaultDockerVersion (ReleasedDockerVersion with source release) or
+//	                           DefaultCRIOVersion
 //	spec.cni.name              flannel
 //	spec.preload.controlPlane  true
 //	spec.preload.engine        auto
@@ -54,6 +58,9 @@ func (r *Recipe) Default() {
 		setDefault(&s.Base.Image, distro.Image)
 	}
 	setDefault(&s.CRI.Name, CRIContainerd)
+	if s.CRI.Name == CRIDocker && s.Kubernetes.Source == SourceRelease {
+		setDefault(&s.CRI.Version, ReleasedDockerVersion)
+	}
 	setDefault(&s.CRI.Version, defaultRuntimeVersions[s.CRI.Name])
 	setDefault(&s.CNI.Name, CNIFlannel)
 	if s.Preload.ControlPlane == nil {

@@ -98,7 +98,7 @@ type CRI struct {
 	// Name is containerd, docker, which is the Docker Engine with cri-dockerd, or crio, which is CRI-O; the default is containerd.
 	Name CRIName `json:"name,omitempty" jsonschema:"enum=containerd,enum=docker,enum=crio,default=containerd"`
 	// Version is the version of containerd, the Docker Engine or CRI-O without a leading v, for instance 2.4.2; the default is the newest one
-	// that nodeimg was tested with: 2.4.2, 28.5.2 or 1.36.3.
+	// that nodeimg was tested with: 2.4.2, 28.5.2 (28.0.4 with kubernetes.source release) or 1.36.3.
 	Version string `json:"version,omitempty" jsonschema:"pattern=^[0-9]+[.][0-9]+[.][0-9]+(-[0-9A-Za-z.-]+)?$,example=2.4.2"`
 }
 

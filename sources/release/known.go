@@ -21,7 +21,7 @@ var knownSums = map[string]digest.Digest{
 }
 
 // knownDocker is the version of the Docker Engine that knownSums has.
-const knownDocker = "28.0.4"
+const knownDocker = recipes.ReleasedDockerVersion
 
 // CheckRuntime reports, before anything is downloaded, that nobody vouches for a download of the container runtime. The error is a
 // *recipes.InputError about spec.cri.version.
