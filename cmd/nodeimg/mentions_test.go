@@ -192,7 +192,7 @@ func TestRecipesInPagesAreValid(t *testing.T) {
 
 // foreignFlags are flags of other programs that the pages explain.
 var foreignFlags = []string{
-	"--privileged", "--cgroupns", "--tmpfs", "--hostname", "--runtime", "--config", "--network", "--load", "--set", "--read-only",
+	"--privileged", "--cri-socket", "--cgroupns", "--tmpfs", "--hostname", "--runtime", "--config", "--network", "--load", "--set", "--read-only",
 }
 
 // TestMentionedFlagsExist looks at flags that stand alone in a code span.
