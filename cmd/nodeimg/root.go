@@ -40,12 +40,16 @@ func newRootCommand() *cobra.Command {
 	}
 	root.AddCommand(
 		newBuildCommand(),
+		newDownCommand(),
 		newDockerfileCommand(),
 		newInitCommand(),
 		newInspectCommand(),
+		newKubeconfigCommand(),
+		newListCommand(),
 		newLockCommand(),
 		newPreloadCommand(),
 		newSchemaCommand(),
+		newUpCommand(),
 		newValidateCommand(),
 		newVersionCommand(),
 	)

@@ -163,6 +163,8 @@ type Image struct {
 	OS, Architecture, Variant string
 	// Size in bytes as the Engine counts it.
 	Size int64
+	// Labels are those of its config.
+	Labels map[string]string
 }
 
 // Inspect looks the image up. The error is a *NotFoundError when there is no such image.
@@ -174,10 +176,14 @@ func (e *Engine) Inspect(ctx context.Context, reference string) (Image, error) {
 	if err != nil {
 		return Image{}, fmt.Errorf("looking up %q in the Docker Engine: %w", reference, plain(ctx, err))
 	}
-	return Image{
+	image := Image{
 		ID: digest.Digest(found.ID), Tags: found.RepoTags,
 		OS: found.Os, Architecture: found.Architecture, Variant: found.Variant, Size: found.Size,
-	}, nil
+	}
+	if found.Config != nil {
+		image.Labels = found.Config.Labels
+	}
+	return image, nil
 }
 
 // ImageID returns the digest by which the Engine identifies the image: it changes when the tag moves. The error is a *NotFoundError

@@ -1,0 +1,114 @@
+package cluster
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// Files in a node.
+const (
+	// shippedConfig is the kubeadm configuration that the node's entrypoint writes (dockerfiles, kubeadm.yaml.tmpl).
+	shippedConfig = "/etc/nodeimg/kubeadm.yaml"
+	// podNetworkManifest is the pod network of the image; it is not there with cni.name none.
+	podNetworkManifest = "/usr/share/nodeimg/manifests/cni.yaml"
+	adminConfig        = "/etc/kubernetes/admin.conf"
+	// initConfigPath, joinConfigPath and discoveryPath hold the token and lie in memory.
+	initConfigPath = "/run/nodeimg/kubeadm-init.yaml"
+	joinConfigPath = "/run/nodeimg/kubeadm-join.yaml"
+	discoveryPath  = "/run/nodeimg/discovery.conf"
+)
+
+// newToken makes a bootstrap token (https://kubernetes.io/docs/reference/access-authn-authz/bootstrap-tokens/, "Token format").
+func newToken() string {
+	text := strings.ToLower(rand.Text())
+	return text[:6] + "." + text[6:22]
+}
+
+// document is one document of a kubeadm configuration.
+type document map[string]any
+
+// documents reads a kubeadm configuration by the documents' kinds, in their order.
+func documents(config string) ([]document, error) {
+	var list []document
+	decoder := yaml.NewDecoder(strings.NewReader(config))
+	for {
+		d := document{}
+		err := decoder.Decode(&d)
+		if errors.Is(err, io.EOF) {
+			return list, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", shippedConfig, err)
+		}
+		list = append(list, d)
+	}
+}
+
+func find(list []document, kind string) (document, error) {
+	for _, d := range list {
+		if d["kind"] == kind {
+			return d, nil
+		}
+	}
+	return nil, fmt.Errorf("reading %s: it has no %s; was the image built by nodeimg?", shippedConfig, kind)
+}
+
+func encode(list ...document) (string, error) {
+	var b bytes.Buffer
+	encoder := yaml.NewEncoder(&b)
+	for _, d := range list {
+		if err := encoder.Encode(d); err != nil {
+			return "", fmt.Errorf("encoding the kubeadm configuration: %w", err)
+		}
+	}
+	return b.String(), encoder.Close()
+}
+
+// initConfig is the shipped configuration with a token to join with, and without the taint that keeps pods off a control plane when there
+// is no other node for them.
+func initConfig(shipped, token string, alone bool) (string, error) {
+	list, err := documents(shipped)
+	if err != nil {
+		return "", err
+	}
+	initial, err := find(list, "InitConfiguration")
+	if err != nil {
+		return "", err
+	}
+	initial["bootstrapTokens"] = []any{document{"token": token, "ttl": "1h0m0s", "description": "made by nodeimg for the nodes of its own cluster"}}
+	if alone {
+		registration, ok := initial["nodeRegistration"].(document)
+		if !ok {
+			registration = document{}
+			initial["nodeRegistration"] = registration
+		}
+		registration["taints"] = []any{}
+	}
+	return encode(list...)
+}
+
+// joinConfig makes the configuration with which a worker joins, of the configuration that the worker itself would begin a cluster with:
+// its address, its runtime, the checks to ignore.
+func joinConfig(shipped, token string) (string, error) {
+	list, err := documents(shipped)
+	if err != nil {
+		return "", err
+	}
+	initial, err := find(list, "InitConfiguration")
+	if err != nil {
+		return "", err
+	}
+	return encode(document{
+		"apiVersion":       initial["apiVersion"],
+		"kind":             "JoinConfiguration",
+		"nodeRegistration": initial["nodeRegistration"],
+		// A file needs no wait until the cluster has published its own description.
+		"discovery": document{"file": document{"kubeConfigPath": discoveryPath}, "tlsBootstrapToken": token},
+	})
+}

@@ -1,0 +1,185 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/nodeimg/nodeimg/internal/dockerengine"
+	"github.com/nodeimg/nodeimg/recipes"
+)
+
+// ContextName is the name of the cluster's context, cluster and user in a kubeconfig.
+func ContextName(cluster string) string { return "nodeimg-" + cluster }
+
+// discoveryConfig is a kubeconfig without a user, from which a node learns where the API server is and whom to believe.
+func discoveryConfig(controlPlane, authority string) string {
+	return fmt.Sprintf(`apiVersion: v1
+kind: Config
+clusters:
+- name: ""
+  cluster:
+    server: https://%s:%d
+    certificate-authority-data: %s
+contexts: []
+users: []
+`, controlPlane, apiPort, authority)
+}
+
+// Kubeconfig returns the administrator's kubeconfig of a cluster, for use on the Engine's host, with the one context ContextName. The error
+// is a *recipes.InputError when there is no such cluster.
+func Kubeconfig(ctx context.Context, engine *dockerengine.Engine, name string) ([]byte, error) {
+	_, config, err := kubeconfig(ctx, engine, name)
+	return config, err
+}
+
+func kubeconfig(ctx context.Context, engine *dockerengine.Engine, name string) (netip.AddrPort, []byte, error) {
+	found, err := List(ctx, engine, name)
+	if err != nil {
+		return netip.AddrPort{}, nil, err
+	}
+	if len(found) == 0 {
+		return netip.AddrPort{}, nil, recipes.InputErrorf("there is no cluster %s; nodeimg list shows those that are there", name)
+	}
+	node, ok := found[0].controlPlane()
+	if !ok || len(node.Published) == 0 {
+		return netip.AddrPort{}, nil, fmt.Errorf("cluster %s has no control plane that runs; nodeimg down --name %[1]s removes what is left of it", name)
+	}
+	text, err := engine.Exec(ctx, node.ID, nil, nil, "cat", adminConfig)
+	if err != nil {
+		return netip.AddrPort{}, nil, fmt.Errorf("reading the kubeconfig of %s: %w", name, err)
+	}
+	in, err := clientcmd.Load([]byte(text))
+	if err != nil {
+		return netip.AddrPort{}, nil, fmt.Errorf("reading the kubeconfig of %s: %w", name, err)
+	}
+	current := in.Contexts[in.CurrentContext]
+	if current == nil || in.Clusters[current.Cluster] == nil || in.AuthInfos[current.AuthInfo] == nil {
+		return netip.AddrPort{}, nil, fmt.Errorf("reading the kubeconfig of %s: its current context %q is not whole", name, in.CurrentContext)
+	}
+	address := node.Published[0].Host
+	if address.Addr().IsUnspecified() {
+		address = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), address.Port())
+	}
+	own := ContextName(name)
+	out := api.NewConfig()
+	out.Clusters[own] = in.Clusters[current.Cluster]
+	out.Clusters[own].Server = "https://" + address.String()
+	out.AuthInfos[own] = in.AuthInfos[current.AuthInfo]
+	out.Contexts[own] = &api.Context{Cluster: own, AuthInfo: own}
+	out.CurrentContext = own
+	config, err := clientcmd.Write(*out)
+	return address, config, err
+}
+
+// MergeKubeconfig adds the one context of config to the kubeconfig at path and makes it the current one. The file appears by rename, and
+// nobody else who locks as kubectl does writes at the same time.
+func MergeKubeconfig(ctx context.Context, path string, config []byte) error {
+	added, err := clientcmd.Load(config)
+	if err != nil {
+		return fmt.Errorf("adding to kubeconfig %s: %w", path, err)
+	}
+	return changeKubeconfig(ctx, path, func(all *api.Config) bool {
+		for name, c := range added.Clusters {
+			all.Clusters[name] = c
+		}
+		for name, a := range added.AuthInfos {
+			all.AuthInfos[name] = a
+		}
+		for name, c := range added.Contexts {
+			all.Contexts[name] = c
+		}
+		all.CurrentContext = added.CurrentContext
+		return true
+	})
+}
+
+// ForgetKubeconfig takes the cluster's context, cluster and user out of the kubeconfig at path. A file without them is left alone.
+func ForgetKubeconfig(ctx context.Context, path, cluster string) error {
+	own := ContextName(cluster)
+	return changeKubeconfig(ctx, path, func(all *api.Config) bool {
+		_, known := all.Contexts[own]
+		_, cluster := all.Clusters[own]
+		_, user := all.AuthInfos[own]
+		if !known && !cluster && !user {
+			return false
+		}
+		delete(all.Contexts, own)
+		delete(all.Clusters, own)
+		delete(all.AuthInfos, own)
+		if all.CurrentContext == own {
+			all.CurrentContext = ""
+		}
+		return true
+	})
+}
+
+// lockPoll is how often a lock is tried that somebody else has.
+const lockPoll = 50 * time.Millisecond
+
+// changeKubeconfig reads, changes and replaces the file, under the lock that kubectl uses (k8s.io/client-go/tools/clientcmd, lockFile).
+func changeKubeconfig(ctx context.Context, path string, change func(*api.Config) bool) (err error) {
+	fail := func(err error) error { return fmt.Errorf("changing kubeconfig %s: %w", path, err) }
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fail(err)
+	}
+	lock := path + ".lock"
+	for {
+		f, err := os.OpenFile(lock, os.O_CREATE|os.O_EXCL, 0)
+		if err == nil {
+			defer os.Remove(lock)
+			if err := f.Close(); err != nil {
+				return fail(err)
+			}
+			break
+		}
+		if !os.IsExist(err) {
+			return fail(err)
+		}
+		select {
+		case <-ctx.Done():
+			return fail(fmt.Errorf("somebody else has locked it with %s; remove that file if nobody does: %w", lock, context.Cause(ctx)))
+		case <-time.After(lockPoll):
+		}
+	}
+	all := api.NewConfig()
+	if text, err := os.ReadFile(path); err == nil {
+		if all, err = clientcmd.Load(text); err != nil {
+			return recipes.InputErrorf("kubeconfig %s: %v; mend it, or name another file with --kubeconfig", path, err)
+		}
+	} else if !os.IsNotExist(err) {
+		return fail(err)
+	}
+	if !change(all) {
+		return nil
+	}
+	text, err := clientcmd.Write(*all)
+	if err != nil {
+		return fail(err)
+	}
+	// What the path points to is replaced, not the link.
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	staged, err := os.CreateTemp(filepath.Dir(path), ".kubeconfig-")
+	if err != nil {
+		return fail(err)
+	}
+	defer os.Remove(staged.Name())
+	if _, err := staged.Write(text); err != nil {
+		return fail(err)
+	}
+	if err := staged.Close(); err != nil {
+		return fail(err)
+	}
+	if err := os.Rename(staged.Name(), path); err != nil {
+		return fail(err)
+	}
+	return nil
+}

@@ -1,0 +1,116 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/nodeimg/nodeimg/internal/dockerengine"
+	"github.com/nodeimg/nodeimg/recipes"
+)
+
+// Labels of everything that belongs to a cluster.
+const (
+	// LabelCluster has the cluster's name.
+	LabelCluster = "nodeimg.dev/cluster"
+	// LabelRole has a node's role.
+	LabelRole = "nodeimg.dev/role"
+)
+
+// Role is what a node is in its cluster.
+type Role string
+
+// The roles.
+const (
+	RoleControlPlane Role = "control-plane"
+	RoleWorker       Role = "worker"
+)
+
+// Node is one node of a cluster.
+type Node struct {
+	dockerengine.Container
+}
+
+// Role is the node's role.
+func (n Node) Role() Role { return Role(n.Labels[LabelRole]) }
+
+// Cluster is a cluster that exists in an Engine, perhaps half-made.
+type Cluster struct {
+	Name string
+	// Nodes are sorted by name.
+	Nodes []Node
+	// Complete says that everything was Ready when the cluster was made.
+	Complete bool
+}
+
+// controlPlane is the first control-plane node.
+func (c *Cluster) controlPlane() (Node, bool) {
+	i := slices.IndexFunc(c.Nodes, func(n Node) bool { return n.Role() == RoleControlPlane })
+	if i < 0 {
+		return Node{}, false
+	}
+	return c.Nodes[i], true
+}
+
+// nameForm is that of a DNS label, because nodes are named after the cluster, and their names are host names.
+var nameForm = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+
+// maxName leaves room for what node names add within the 63 bytes of a host name.
+const maxName = 40
+
+// CheckName says what is wrong with a cluster's name; the error is a *recipes.InputError.
+func CheckName(name string) error {
+	if len(name) > maxName || !nameForm.MatchString(name) {
+		return recipes.InputErrorf("found the cluster name %q, expected at most %d lower-case letters, digits and dashes, with a letter or digit at both ends", name, maxName)
+	}
+	return nil
+}
+
+// nodeName is the name of a container, of the host in it and of the Kubernetes node. Numbers count from 1.
+func nodeName(cluster string, role Role, number int) string {
+	return fmt.Sprintf("%s-%s-%d", cluster, role, number)
+}
+
+// networkName is the name of the cluster's own network.
+func networkName(cluster string) string { return "nodeimg-" + cluster }
+
+// List returns the clusters in the Engine, sorted by name; with a name only that one, if it exists. Names match exactly.
+func List(ctx context.Context, engine *dockerengine.Engine, name string) ([]*Cluster, error) {
+	containers, err := engine.Containers(ctx, LabelCluster, name)
+	if err != nil {
+		return nil, err
+	}
+	complete, err := engine.Volumes(ctx, LabelCluster, name)
+	if err != nil {
+		return nil, err
+	}
+	networks, err := engine.Networks(ctx, LabelCluster, name)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]*Cluster{}
+	get := func(name string) *Cluster {
+		if found[name] == nil {
+			found[name] = &Cluster{Name: name}
+		}
+		return found[name]
+	}
+	for _, c := range containers {
+		cluster := get(c.Labels[LabelCluster])
+		cluster.Nodes = append(cluster.Nodes, Node{c})
+	}
+	for _, n := range networks {
+		get(n.Labels[LabelCluster])
+	}
+	for _, v := range complete {
+		get(v.Labels[LabelCluster]).Complete = true
+	}
+	var clusters []*Cluster
+	for _, c := range found {
+		clusters = append(clusters, c)
+	}
+	slices.SortFunc(clusters, func(a, b *Cluster) int { return strings.Compare(a.Name, b.Name) })
+	return clusters, nil
+}

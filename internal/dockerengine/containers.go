@@ -1,0 +1,264 @@
+package dockerengine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/mount"
+	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/api/types/volume"
+	"github.com/docker/go-connections/nat"
+)
+
+// TakenError says that something else in the Engine has the name, or the host's port.
+type TakenError struct {
+	// What is container, network or port.
+	What, Name string
+}
+
+// Error implements error.
+func (e *TakenError) Error() string { return fmt.Sprintf("the %s %s is taken already", e.What, e.Name) }
+
+// ContainerSpec is a container to create. Fields that are empty are the Engine's own defaults.
+type ContainerSpec struct {
+	Name, Hostname, Image string
+	Labels                map[string]string
+	Env                   []string
+	// Runtime is one of Runtimes.
+	Runtime string
+	// Privileged grants everything and takes every confinement away.
+	Privileged bool
+	// Network is joined from the start.
+	Network string
+	// Tmpfs are folders in memory, Volumes folders with an anonymous volume each.
+	Tmpfs, Volumes []string
+	// Publish are ports of the container that are reachable on the host.
+	Publish []PublishedPort
+}
+
+// PublishedPort is a TCP port of a container on the host.
+type PublishedPort struct {
+	// Host is the address and port on the host; port 0 lets the Engine choose.
+	Host netip.AddrPort
+	// Container is the port in the container.
+	Container uint16
+}
+
+// Container is what the Engine knows about a container.
+type Container struct {
+	ID, Name string
+	Labels   map[string]string
+	// Image is the name that it was created with.
+	Image string
+	// State is created, running, exited, …
+	State string
+	// Published are the ports that are reachable on the host.
+	Published []PublishedPort
+}
+
+// CreateContainer makes a container with a cgroup namespace of its own, a terminal and no init of Docker's, which starts again with the
+// Engine unless it was stopped. The caller must remove it. The error is a *TakenError when the name is taken.
+func (e *Engine) CreateContainer(ctx context.Context, spec ContainerSpec) (id string, err error) {
+	initProcess := false
+	host := &container.HostConfig{
+		Privileged:    spec.Privileged,
+		Runtime:       spec.Runtime,
+		CgroupnsMode:  container.CgroupnsModePrivate,
+		Init:          &initProcess,
+		NetworkMode:   container.NetworkMode(spec.Network),
+		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyUnlessStopped},
+		PortBindings:  nat.PortMap{},
+		Tmpfs:         map[string]string{},
+	}
+	if spec.Privileged {
+		host.SecurityOpt = []string{"seccomp=unconfined", "apparmor=unconfined"}
+	}
+	for _, path := range spec.Tmpfs {
+		host.Tmpfs[path] = ""
+	}
+	for _, path := range spec.Volumes {
+		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeVolume, Target: path})
+	}
+	exposed := nat.PortSet{}
+	for _, p := range spec.Publish {
+		port := nat.Port(fmt.Sprintf("%d/tcp", p.Container))
+		exposed[port] = struct{}{}
+		binding := nat.PortBinding{HostIP: p.Host.Addr().String()}
+		if p.Host.Port() != 0 {
+			binding.HostPort = strconv.Itoa(int(p.Host.Port()))
+		}
+		host.PortBindings[port] = append(host.PortBindings[port], binding)
+	}
+	created, err := e.client.ContainerCreate(ctx, &container.Config{
+		Image: spec.Image, Hostname: spec.Hostname, Labels: spec.Labels, Env: spec.Env, Tty: true, ExposedPorts: exposed,
+	}, host, nil, nil, spec.Name)
+	switch {
+	case errdefs.IsConflict(err):
+		return "", &TakenError{What: "container name", Name: spec.Name}
+	case errdefs.IsNotFound(err) && strings.Contains(err.Error(), "image"):
+		return "", &NotFoundError{Reference: spec.Image}
+	case err != nil:
+		return "", fmt.Errorf("creating container %s: %w", spec.Name, plain(ctx, err))
+	}
+	return created.ID, nil
+}
+
+// StartContainer starts a container that is not running. The error is a *TakenError when a port of the host is taken.
+func (e *Engine) StartContainer(ctx context.Context, id string) error {
+	err := e.client.ContainerStart(ctx, id, container.StartOptions{})
+	if err == nil {
+		return nil
+	}
+	if text := err.Error(); strings.Contains(text, "port is already allocated") || strings.Contains(text, "address already in use") {
+		return fmt.Errorf("starting container %s: %w", id, &TakenError{What: "port", Name: lastColon(text)})
+	}
+	return fmt.Errorf("starting container %s: %w", id, plain(ctx, err))
+}
+
+// lastColon is what the Engine says about a port, after its own prefixes.
+func lastColon(text string) string {
+	if i := strings.Index(text, "Bind for "); i >= 0 {
+		rest, _, _ := strings.Cut(text[i+len("Bind for "):], " ")
+		return rest
+	}
+	return "(" + text + ")"
+}
+
+// RemoveContainer kills and removes a container with its anonymous volumes. One that is not there is no error.
+func (e *Engine) RemoveContainer(ctx context.Context, id string) error {
+	err := e.client.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
+	if err == nil || errdefs.IsNotFound(err) || errdefs.IsConflict(err) && strings.Contains(err.Error(), "already in progress") {
+		return nil
+	}
+	return fmt.Errorf("removing container %s: %w", id, plain(ctx, err))
+}
+
+// Containers lists the containers that have the label, with the value unless that is empty, sorted by name. Stopped ones count.
+func (e *Engine) Containers(ctx context.Context, label, value string) ([]Container, error) {
+	listed, err := e.client.ContainerList(ctx, container.ListOptions{All: true, Filters: labelFilter(label, value)})
+	if err != nil {
+		return nil, fmt.Errorf("listing containers: %w", plain(ctx, err))
+	}
+	var found []Container
+	for _, c := range listed {
+		entry := Container{ID: c.ID, Labels: c.Labels, Image: c.Image, State: c.State}
+		if len(c.Names) > 0 {
+			entry.Name = strings.TrimPrefix(c.Names[0], "/")
+		}
+		for _, p := range c.Ports {
+			if address, err := netip.ParseAddr(p.IP); err == nil && p.PublicPort != 0 {
+				entry.Published = append(entry.Published, PublishedPort{Host: netip.AddrPortFrom(address, p.PublicPort), Container: p.PrivatePort})
+			}
+		}
+		found = append(found, entry)
+	}
+	slices.SortFunc(found, func(a, b Container) int { return strings.Compare(a.Name, b.Name) })
+	return found, nil
+}
+
+func labelFilter(label, value string) filters.Args {
+	if value != "" {
+		label += "=" + value
+	}
+	return filters.NewArgs(filters.Arg("label", label))
+}
+
+// CreateNetwork makes a bridge network; options are those of the bridge driver. The error is a *TakenError when the name is taken.
+func (e *Engine) CreateNetwork(ctx context.Context, name string, labels, options map[string]string) (id string, err error) {
+	// The Engine itself takes one name twice: older ones always, newer ones when two clients are quick.
+	found, err := e.client.NetworkList(ctx, network.ListOptions{Filters: filters.NewArgs(filters.Arg("name", name))})
+	if err != nil {
+		return "", fmt.Errorf("listing networks: %w", plain(ctx, err))
+	}
+	for _, n := range found {
+		if n.Name == name {
+			return "", &TakenError{What: "network name", Name: name}
+		}
+	}
+	created, err := e.client.NetworkCreate(ctx, name, network.CreateOptions{Driver: "bridge", Labels: labels, Options: options})
+	if errdefs.IsConflict(err) {
+		return "", &TakenError{What: "network name", Name: name}
+	}
+	if err != nil {
+		return "", fmt.Errorf("creating network %s: %w", name, plain(ctx, err))
+	}
+	return created.ID, nil
+}
+
+// Labelled is a network or a volume with its labels.
+type Labelled struct {
+	// ID is what it is removed by.
+	ID     string
+	Labels map[string]string
+}
+
+// Networks lists the networks that have the label, with the value unless that is empty.
+func (e *Engine) Networks(ctx context.Context, label, value string) ([]Labelled, error) {
+	found, err := e.client.NetworkList(ctx, network.ListOptions{Filters: labelFilter(label, value)})
+	if err != nil {
+		return nil, fmt.Errorf("listing networks: %w", plain(ctx, err))
+	}
+	var list []Labelled
+	for _, n := range found {
+		list = append(list, Labelled{ID: n.ID, Labels: n.Labels})
+	}
+	return list, nil
+}
+
+// RemoveNetwork removes a network without containers. One that is not there is no error.
+func (e *Engine) RemoveNetwork(ctx context.Context, id string) error {
+	if err := e.client.NetworkRemove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("removing network %s: %w", id, plain(ctx, err))
+	}
+	return nil
+}
+
+// CreateVolume makes an empty volume. The caller must remove it. One of the same name that is there already is no error.
+func (e *Engine) CreateVolume(ctx context.Context, name string, labels map[string]string) error {
+	if _, err := e.client.VolumeCreate(ctx, volume.CreateOptions{Name: name, Labels: labels}); err != nil {
+		return fmt.Errorf("creating volume %s: %w", name, plain(ctx, err))
+	}
+	return nil
+}
+
+// Volumes lists the volumes that have the label, with the value unless that is empty.
+func (e *Engine) Volumes(ctx context.Context, label, value string) ([]Labelled, error) {
+	found, err := e.client.VolumeList(ctx, volume.ListOptions{Filters: labelFilter(label, value)})
+	if err != nil {
+		return nil, fmt.Errorf("listing volumes: %w", plain(ctx, err))
+	}
+	var list []Labelled
+	for _, v := range found.Volumes {
+		list = append(list, Labelled{ID: v.Name, Labels: v.Labels})
+	}
+	return list, nil
+}
+
+// RemoveVolume removes a volume that no container uses. One that is not there is no error.
+func (e *Engine) RemoveVolume(ctx context.Context, name string) error {
+	if err := e.client.VolumeRemove(ctx, name, false); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("removing volume %s: %w", name, plain(ctx, err))
+	}
+	return nil
+}
+
+// Runtimes are the names of the OCI runtimes that the Engine can start containers with.
+func (e *Engine) Runtimes(ctx context.Context) ([]string, error) {
+	info, err := e.client.Info(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("asking the Docker Engine what it can do: %w", plain(ctx, err))
+	}
+	if len(info.Runtimes) == 0 {
+		return nil, errors.New("asking the Docker Engine what it can do: it names no runtime")
+	}
+	return slices.Sorted(maps.Keys(info.Runtimes)), nil
+}

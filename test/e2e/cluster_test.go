@@ -1,0 +1,234 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/nodeimg/nodeimg/test/internal/engine"
+)
+
+// launcher runs nodeimg against an Engine whose published ports this process can reach.
+type launcher struct {
+	t          *testing.T
+	host       string
+	kubeconfig string
+}
+
+// run runs nodeimg and returns its exit status and outputs.
+func (l launcher) run(args ...string) (status int, stdout, stderr string) {
+	l.t.Helper()
+	cmd := l.command(args...)
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	err := cmd.Run()
+	exit := new(exec.ExitError)
+	if err != nil && !errors.As(err, &exit) {
+		l.t.Fatalf("nodeimg %q: %v", args, err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), said.String()
+}
+
+func (l launcher) command(args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(l.t.Context(), filepath.Join(programs, "nodeimg"), args...)
+	cmd.Env = append(os.Environ(), "DOCKER_HOST="+l.host, "KUBECONFIG="+l.kubeconfig)
+	return cmd
+}
+
+// must is run for what has to succeed.
+func (l launcher) must(args ...string) (stdout string) {
+	l.t.Helper()
+	status, stdout, stderr := l.run(args...)
+	if status != 0 {
+		l.t.Fatalf("nodeimg %q: exit status %d\n%s", args, status, stderr)
+	}
+	return stdout
+}
+
+// refused is run for what has to fail with the status and words.
+func (l launcher) refused(status int, words string, args ...string) {
+	l.t.Helper()
+	got, _, stderr := l.run(args...)
+	if got != status || !strings.Contains(stderr, words) {
+		l.t.Errorf("nodeimg %q: exit status %d, want %d and %q in\n%s", args, got, status, words, stderr)
+	}
+}
+
+// docker runs the docker command.
+func (l launcher) docker(args ...string) string {
+	l.t.Helper()
+	cmd := exec.CommandContext(l.t.Context(), "docker", args...)
+	cmd.Env = append(os.Environ(), "DOCKER_HOST="+l.host)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		l.t.Fatalf("docker %q: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// has lists everything in the Engine but images.
+func (l launcher) has() string {
+	return l.docker("ps", "--all", "--format", "{{.Names}}") + l.docker("network", "ls", "--format", "{{.Name}}") + l.docker("volume", "ls", "--quiet")
+}
+
+// nodes asks the API server from this host which nodes are Ready.
+func (l launcher) nodes() (ready []string) {
+	l.t.Helper()
+	text, err := os.ReadFile(l.kubeconfig)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	config, err := clientcmd.RESTConfigFromKubeConfig(text)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	response, err := client.Get(config.Host + "/api/v1/nodes")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	var list struct {
+		Items []struct {
+			Metadata struct{ Name string }
+			Status   struct {
+				Conditions []struct{ Type, Status string }
+			}
+		}
+	}
+	if err := json.Unmarshal(body, &list); err != nil {
+		l.t.Fatalf("%v: %s", err, body)
+	}
+	for _, n := range list.Items {
+		for _, c := range n.Status.Conditions {
+			if c.Type == "Ready" && c.Status == "True" {
+				ready = append(ready, n.Metadata.Name)
+			}
+		}
+	}
+	return ready
+}
+
+// TestE2EUp makes clusters with nodeimg itself and removes them, also after it was killed.
+func TestE2EUp(t *testing.T) {
+	running, err := engine.Start(t.Context(), engine.Options{Network: engine.HostNetwork})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := running.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	l := launcher{t: t, host: running.Host(), kubeconfig: filepath.Join(t.TempDir(), "kube", "config")}
+	image := "nodeimg-e2e/up:" + suffix()
+	l.must("build", filepath.Join(root(t), "recipes", "k8s-node-source.yaml"), "-o", "type=docker", "-t", image)
+	before := l.has()
+
+	l.refused(2, "--privileged", "up", image, "--name", "one")
+	l.refused(2, "lower-case letters", "up", image, "--name", "One", "--privileged")
+	l.refused(2, "no such file or folder", "up", "nodeimg-e2e/missing", "--privileged")
+	l.refused(2, "there is no cluster one", "down", "--name", "one")
+	if after := l.has(); after != before {
+		t.Errorf("refused commands left something:\n%s", after)
+	}
+
+	reached := stopwatch(t)
+	if out := l.must("up", image, "--name", "one", "--workers", "1", "--privileged", "--progress", "plain"); out != "nodeimg-one\n" {
+		t.Errorf("up printed %q", out)
+	}
+	reached("two nodes Ready")
+	if ready := l.nodes(); fmt.Sprint(ready) != "[one-control-plane-1 one-worker-1]" {
+		t.Errorf("Ready nodes: %v", ready)
+	}
+	l.refused(2, "is there already", "up", image, "--name", "one", "--privileged")
+	var listed []struct {
+		Name     string
+		Complete bool
+		Nodes    []struct{ State string }
+	}
+	if err := json.Unmarshal([]byte(l.must("list", "-o", "json")), &listed); err != nil {
+		t.Fatal(err)
+	}
+	if len(listed) != 1 || listed[0].Name != "one" || !listed[0].Complete || len(listed[0].Nodes) != 2 || listed[0].Nodes[1].State != "running" {
+		t.Errorf("list: %+v", listed)
+	}
+
+	// Another cluster, whose name begins like the first one's, fails at a port that is taken, and leaves nothing.
+	withOne := l.has()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	_, port, _ := net.SplitHostPort(taken.Addr().String())
+	l.refused(1, "--api-port", "up", image, "--name", "one-more", "--privileged", "--api-port", port)
+	if after := l.has(); after != withOne {
+		t.Errorf("a cluster that failed left something:\n%s\nbefore:\n%s", after, withOne)
+	}
+
+	killed(l, image)
+	l.must("down", "--name", "killed")
+	if after := l.has(); after != withOne {
+		t.Errorf("down left something of a cluster whose nodeimg was killed:\n%s\nbefore:\n%s", after, withOne)
+	}
+
+	reached("second clusters gone")
+	l.must("down", "--name", "one")
+	reached("removed")
+	if after := l.has(); after != before {
+		t.Errorf("down left something:\n%s", after)
+	}
+	text, err := os.ReadFile(l.kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(text, []byte("nodeimg-one")) {
+		t.Errorf("down left the context in the kubeconfig:\n%s", text)
+	}
+}
+
+// killed kills an up as soon as it has made a container.
+func killed(l launcher, image string) {
+	l.t.Helper()
+	cmd := l.command("up", image, "--name", "killed", "--privileged")
+	if err := cmd.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(l.t.Context(), wait)
+	defer cancel()
+	for !strings.Contains(l.docker("ps", "--format", "{{.Names}}"), "killed-control-plane-1") {
+		select {
+		case <-ctx.Done():
+			l.t.Fatal("the container that is to be orphaned was never made")
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		l.t.Fatal("up ended before it was killed")
+	}
+}
