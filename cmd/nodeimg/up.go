@@ -28,7 +28,6 @@ const defaultCluster = "nodeimg"
 
 type upOptions struct {
 	cluster    cluster.Options
-	apiAddress string
 	apiPort    uint16
 	kubeconfig string
 	progress   string
