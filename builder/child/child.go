@@ -97,7 +97,7 @@ func New(options Options) (*Daemon, error) {
 	}
 	d := &Daemon{options: options}
 	var err error
-	if d.buildkitd, err = findBuildkitd(options.Buildkitd); err != nil {
+	if d.buildkitd, err = FindBuildkitd(options.Buildkitd); err != nil {
 		return nil, err
 	}
 	if d.runtimes, err = findRuntimes(options.Runtime); err != nil {

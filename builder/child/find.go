@@ -43,8 +43,8 @@ type runtimes struct {
 	sysbox string
 }
 
-// findBuildkitd returns the path of the daemon's binary: the one given, or beside this program, or in PATH.
-func findBuildkitd(given string) (string, error) {
+// FindBuildkitd returns the path of the daemon's binary: the one given, or beside this program, or in PATH.
+func FindBuildkitd(given string) (string, error) {
 	if given != "" {
 		path, err := exec.LookPath(given)
 		if err != nil {
@@ -68,7 +68,7 @@ func findBuildkitd(given string) (string, error) {
 func findRuntimes(name string) (runtimes, error) {
 	switch name {
 	case "", RuntimeAuto:
-		steps, err := findRunc()
+		steps, err := FindRunc()
 		if err != nil {
 			return runtimes{}, err
 		}
@@ -79,7 +79,7 @@ func findRuntimes(name string) (runtimes, error) {
 		}
 		return runtimes{steps, sysbox}, nil
 	case RuntimeRunc:
-		steps, err := findRunc()
+		steps, err := FindRunc()
 		return runtimes{steps: steps}, err
 	}
 	if filepath.Base(name) == RuntimeSysbox {
@@ -87,7 +87,7 @@ func findRuntimes(name string) (runtimes, error) {
 		if err != nil {
 			return runtimes{}, err
 		}
-		steps, err := findRunc()
+		steps, err := FindRunc()
 		return runtimes{steps, sysbox}, err
 	}
 	if !strings.ContainsRune(name, filepath.Separator) {
@@ -101,7 +101,8 @@ func findRuntimes(name string) (runtimes, error) {
 	return runtimes{steps: steps}, err
 }
 
-func findRunc() (string, error) {
+// FindRunc returns the path of the runtime that runs the build steps: runc, else BuildKit's own copy of it, in PATH.
+func FindRunc() (string, error) {
 	for _, candidate := range []string{"runc", "buildkit-runc"} {
 		if path, err := exec.LookPath(candidate); err == nil {
 			return filepath.Abs(path)
@@ -119,12 +120,20 @@ func findSysbox(name string) (string, error) {
 		}
 		return "", errors.New("finding sysbox-runc: it is not in PATH; install Sysbox (https://github.com/nestybox/sysbox) or choose --worker-runtime runc")
 	}
+	if err := SysboxAnswers(); err != nil {
+		return "", fmt.Errorf("%w or choose --worker-runtime runc", err)
+	}
+	return filepath.Abs(path)
+}
+
+// SysboxAnswers makes sure that both of Sysbox's daemons accept connections. The error names the first one that does not.
+func SysboxAnswers() error {
 	for _, daemon := range sysboxDaemons {
 		conn, err := net.DialTimeout("unix", daemon.socket, sysboxAnswer)
 		if err != nil {
-			return "", fmt.Errorf("reaching %s, which sysbox-runc needs: %w; start it with \"systemctl start sysbox\" or choose --worker-runtime runc", daemon.name, err)
+			return fmt.Errorf("reaching %s, which sysbox-runc needs: %w; start it with \"systemctl start sysbox\"", daemon.name, err)
 		}
 		_ = conn.Close()
 	}
-	return filepath.Abs(path)
+	return nil
 }

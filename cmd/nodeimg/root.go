@@ -42,6 +42,7 @@ func newRootCommand() *cobra.Command {
 		newBuildCommand(),
 		newDownCommand(),
 		newDockerfileCommand(),
+		newDoctorCommand(),
 		newInitCommand(),
 		newInspectCommand(),
 		newKubeconfigCommand(),

@@ -30,19 +30,24 @@ type Cache struct {
 	dir string
 }
 
-// Open returns the cache in dir, creating it. An empty dir means $NODEIMG_CACHE or else nodeimg below os.UserCacheDir.
-func Open(dir string) (*Cache, error) {
+// Location is where Open has its folder; nothing is created.
+func Location(dir string) (string, error) {
 	if dir == "" {
 		dir = os.Getenv(EnvironmentVariable)
 	}
 	if dir == "" {
 		user, err := os.UserCacheDir()
 		if err != nil {
-			return nil, fmt.Errorf("finding the cache directory: %w; set %s", err, EnvironmentVariable)
+			return "", fmt.Errorf("finding the cache directory: %w; set %s", err, EnvironmentVariable)
 		}
 		dir = filepath.Join(user, "nodeimg")
 	}
-	dir, err := filepath.Abs(dir)
+	return filepath.Abs(dir)
+}
+
+// Open returns the cache in dir, creating it. An empty dir means $NODEIMG_CACHE or else nodeimg below os.UserCacheDir.
+func Open(dir string) (*Cache, error) {
+	dir, err := Location(dir)
 	if err != nil {
 		return nil, fmt.Errorf("opening the cache: %w", err)
 	}
