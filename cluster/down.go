@@ -8,7 +8,6 @@ import (
 
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/internal/progress"
-	"github.com/nodeimg/nodeimg/recipes"
 )
 
 // removeLimit is how long removing a cluster may take that could not be made.
@@ -17,12 +16,8 @@ const removeLimit = 2 * time.Minute
 // Down removes the cluster with everything that belongs to it, also one that is half-made. The error is a *recipes.InputError when there
 // is none of the name.
 func Down(ctx context.Context, engine *dockerengine.Engine, name string) error {
-	found, err := List(ctx, engine, name)
-	if err != nil {
+	if _, err := get(ctx, engine, name); err != nil {
 		return err
-	}
-	if len(found) == 0 {
-		return recipes.InputErrorf("there is no cluster %s; nodeimg list shows those that are there", name)
 	}
 	step := progress.Start(ctx, "[down] %s", name)
 	return step.Done(remove(ctx, engine, name))

@@ -40,16 +40,13 @@ func Kubeconfig(ctx context.Context, engine *dockerengine.Engine, name string) (
 }
 
 func kubeconfig(ctx context.Context, engine *dockerengine.Engine, name string) (netip.AddrPort, []byte, error) {
-	found, err := List(ctx, engine, name)
+	found, err := get(ctx, engine, name)
 	if err != nil {
 		return netip.AddrPort{}, nil, err
 	}
-	if len(found) == 0 {
-		return netip.AddrPort{}, nil, recipes.InputErrorf("there is no cluster %s; nodeimg list shows those that are there", name)
-	}
-	node, ok := found[0].controlPlane()
+	node, ok := found.controlPlane()
 	if !ok || len(node.Published) == 0 {
-		return netip.AddrPort{}, nil, fmt.Errorf("cluster %s has no control plane that runs; nodeimg down --name %[1]s removes what is left of it", name)
+		return netip.AddrPort{}, nil, fmt.Errorf("cluster %s has no control plane that runs; nodeimg start --name %[1]s starts it, nodeimg down --name %[1]s removes it", name)
 	}
 	text, err := engine.Exec(ctx, node.ID, nil, nil, "cat", adminConfig)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/recipes"
@@ -91,21 +92,21 @@ func List(ctx context.Context, engine *dockerengine.Engine, name string) ([]*Clu
 		return nil, err
 	}
 	found := map[string]*Cluster{}
-	get := func(name string) *Cluster {
+	named := func(name string) *Cluster {
 		if found[name] == nil {
 			found[name] = &Cluster{Name: name}
 		}
 		return found[name]
 	}
 	for _, c := range containers {
-		cluster := get(c.Labels[LabelCluster])
+		cluster := named(c.Labels[LabelCluster])
 		cluster.Nodes = append(cluster.Nodes, Node{c})
 	}
 	for _, n := range networks {
-		get(n.Labels[LabelCluster])
+		named(n.Labels[LabelCluster])
 	}
 	for _, v := range complete {
-		get(v.Labels[LabelCluster]).Complete = true
+		named(v.Labels[LabelCluster]).Complete = true
 	}
 	var clusters []*Cluster
 	for _, c := range found {
@@ -114,3 +115,38 @@ func List(ctx context.Context, engine *dockerengine.Engine, name string) ([]*Clu
 	slices.SortFunc(clusters, func(a, b *Cluster) int { return strings.Compare(a.Name, b.Name) })
 	return clusters, nil
 }
+
+// get returns the cluster of the name. The error is a *recipes.InputError when there is none.
+func get(ctx context.Context, engine *dockerengine.Engine, name string) (*Cluster, error) {
+	found, err := List(ctx, engine, name)
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		return nil, recipes.InputErrorf("there is no cluster %s; nodeimg list shows those that are there", name)
+	}
+	return found[0], nil
+}
+
+// running returns the cluster of the name, which must be complete, and the first control plane, whose container must run. The error is a
+// *recipes.InputError when they are not.
+func running(ctx context.Context, engine *dockerengine.Engine, name string, wait time.Duration) (*Cluster, *member, error) {
+	c, err := get(ctx, engine, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !c.Complete {
+		return nil, nil, recipes.InputErrorf("the cluster %s is half-made; nodeimg down --name %[1]s removes it, nodeimg up makes it anew", name)
+	}
+	node, ok := c.controlPlane()
+	if !ok {
+		return nil, nil, recipes.InputErrorf("the cluster %s has lost its control plane; nodeimg down --name %[1]s removes what is left of it", name)
+	}
+	if node.State != stateRunning {
+		return nil, nil, recipes.InputErrorf("the container %s is %s; nodeimg start --name %s starts it", node.Name, node.State, name)
+	}
+	return c, &member{engine: engine, id: node.ID, name: node.Name, wait: wait}, nil
+}
+
+// stateRunning is the state of a container that runs (https://docs.docker.com/reference/api/engine/, ContainerList).
+const stateRunning = "running"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -35,7 +36,7 @@ type Options struct {
 	Runtime string
 	// Privileged gives the nodes every privilege on the host.
 	Privileged bool
-	// API is where the API server is published on the host; port 0 lets the Engine choose.
+	// API is where the API server is published on the host; port 0 is one that is free.
 	API netip.AddrPort
 	// Wait is how long each node and the pods of the system may take to be Ready.
 	Wait time.Duration
@@ -59,11 +60,6 @@ type maker struct {
 	token        string
 	controlPlane *member
 	workers      []*member
-}
-
-// member is a node that is being made.
-type member struct {
-	id, name string
 }
 
 // Up makes a cluster and returns when its nodes and the pods of kube-system are Ready. What it has made is removed when it fails, unless
@@ -94,7 +90,7 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.bootAll(ctx); err != nil {
+	if err := bootAll(ctx, m.members()); err != nil {
 		return nil, err
 	}
 	if err := m.init(ctx); err != nil {
@@ -103,7 +99,7 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return m.podNetwork(groupCtx) })
 	for _, w := range m.workers {
-		group.Go(func() error { return m.join(groupCtx, w) })
+		group.Go(func() error { return w.join(groupCtx, m.controlPlane, m.token) })
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
@@ -158,50 +154,37 @@ func (m *maker) create(ctx context.Context) error {
 		if _, err := m.Engine.CreateNetwork(ctx, network, map[string]string{LabelCluster: m.Name}, networkOptions()); err != nil {
 			return because(err, "it is not this cluster's; remove it or choose another --name")
 		}
-		m.controlPlane = &member{name: nodeName(m.Name, RoleControlPlane, 1)}
-		group, groupCtx := errgroup.WithContext(ctx)
-		start := func(n *member, role Role) {
-			group.Go(func() (err error) {
-				spec := m.spec(n.name, role)
-				if n.id, err = m.Engine.CreateContainer(groupCtx, spec); err != nil {
-					return because(err, "it is not this cluster's; remove it or choose another --name")
-				}
-				if err := m.Engine.StartContainer(groupCtx, n.id); err != nil {
-					return because(err, "choose another one with --api-port")
-				}
-				return nil
-			})
+		api := m.API
+		if api.Port() == 0 {
+			port, err := freePort(ctx, api.Addr())
+			if err != nil {
+				return err
+			}
+			api = netip.AddrPortFrom(api.Addr(), port)
 		}
-		start(m.controlPlane, RoleControlPlane)
+		specs := []dockerengine.ContainerSpec{nodeSpec(m.Name, RoleControlPlane, 1)}
+		specs[0].Publish = []dockerengine.PublishedPort{{Host: api, Container: apiPort}}
 		for i := range m.Workers {
-			w := &member{name: nodeName(m.Name, RoleWorker, i+1)}
-			m.workers = append(m.workers, w)
-			start(w, RoleWorker)
+			specs = append(specs, nodeSpec(m.Name, RoleWorker, i+1))
 		}
-		return group.Wait()
+		for i := range specs {
+			specs[i].Image, specs[i].Runtime, specs[i].Privileged = m.Image, m.Runtime, m.Privileged
+		}
+		members, err := startAll(ctx, m.Engine, m.Wait, specs...)
+		m.controlPlane, m.workers = members[0], members[1:]
+		return err
 	}())
 }
 
-// because adds a remedy to the error when something was taken.
-func because(err error, remedy string) error {
-	if taken := new(dockerengine.TakenError); errors.As(err, &taken) {
-		return fmt.Errorf("%w: %s", err, remedy)
+// freePort finds a port that nobody listens at. One that the Engine chooses would be another one after each start of the container, and
+// no kubeconfig would lead to it.
+func freePort(ctx context.Context, address netip.Addr) (uint16, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", netip.AddrPortFrom(address, 0).String())
+	if err != nil {
+		return 0, fmt.Errorf("finding a free port at %s: %w", address, err)
 	}
-	return err
-}
-
-func (m *maker) spec(name string, role Role) dockerengine.ContainerSpec {
-	spec := dockerengine.ContainerSpec{
-		Name: name, Hostname: name, Image: m.Image, Runtime: m.Runtime, Privileged: m.Privileged, Network: networkName(m.Name),
-		Labels: map[string]string{LabelCluster: m.Name, LabelRole: string(role)},
-		Tmpfs:  []string{"/run", "/tmp"},
-		// Overlays of the node cannot lie on Docker's own.
-		Volumes: []string{"/var"},
-	}
-	if role == RoleControlPlane {
-		spec.Publish = []dockerengine.PublishedPort{{Host: m.API, Container: apiPort}}
-	}
-	return spec
+	port := listener.Addr().(*net.TCPAddr).Port
+	return uint16(port), listener.Close()
 }
 
 func (m *maker) members() []*member { return append([]*member{m.controlPlane}, m.workers...) }
@@ -209,7 +192,7 @@ func (m *maker) members() []*member { return append([]*member{m.controlPlane}, m
 // isolated says, from inside of the nodes, whether root there is another user than root here.
 func (m *maker) isolated(ctx context.Context) (bool, error) {
 	for _, n := range m.members() {
-		out, err := m.Engine.Exec(ctx, n.id, nil, nil, "cat", "/proc/self/uid_map")
+		out, err := n.exec(ctx, "cat", "/proc/self/uid_map")
 		if err != nil {
 			return false, fmt.Errorf("node %s: %w", n.name, err)
 		}
@@ -224,7 +207,7 @@ func (m *maker) isolated(ctx context.Context) (bool, error) {
 func (m *maker) init(ctx context.Context) error {
 	step := progress.Start(ctx, "[%s] kubeadm init", m.controlPlane.name)
 	return step.Done(func() error {
-		shipped, err := m.Engine.Exec(ctx, m.controlPlane.id, nil, nil, "cat", shippedConfig)
+		shipped, err := m.controlPlane.exec(ctx, "cat", shippedConfig)
 		if err != nil {
 			return err
 		}
@@ -232,27 +215,8 @@ func (m *maker) init(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return m.kubeadm(ctx, m.controlPlane, initConfigPath, config, step, "init", "--skip-token-print")
+		return m.controlPlane.kubeadm(ctx, initConfigPath, config, step, "init", "--skip-token-print")
 	}())
-}
-
-// kubeadm runs a command of kubeadm with a configuration that nobody else can read and that is gone afterwards.
-func (m *maker) kubeadm(ctx context.Context, n *member, path, config string, step *progress.Step, command ...string) error {
-	if err := m.write(ctx, n, path, config); err != nil {
-		return err
-	}
-	defer func() {
-		_, _ = m.Engine.Exec(context.WithoutCancel(ctx), n.id, nil, nil, "rm", "-f", path, discoveryPath)
-	}()
-	log := func(line string) { step.Log("%s", line) }
-	_, err := m.Engine.Exec(ctx, n.id, nil, log, append(append([]string{"kubeadm"}, command...), "--config", path)...)
-	return m.explained(ctx, n, err)
-}
-
-// write puts a file into a node that only its root can read.
-func (m *maker) write(ctx context.Context, n *member, path, content string) error {
-	_, err := m.Engine.Exec(ctx, n.id, strings.NewReader(content), nil, "sh", "-c", `umask 077 && cat >"$0"`, path)
-	return err
 }
 
 // podNetwork applies the image's own manifest.
@@ -261,30 +225,4 @@ func (m *maker) podNetwork(ctx context.Context) error {
 	_, err := m.Engine.Exec(ctx, m.controlPlane.id, nil, func(line string) { step.Log("%s", line) },
 		"sh", "-c", `[ ! -e "$1" ] || kubectl --kubeconfig "$0" create -f "$1"`, adminConfig, podNetworkManifest)
 	return step.Done(err)
-}
-
-// discovery is what a worker needs to know of the control plane: its address by name, and its authority.
-const discovery = `kubectl --kubeconfig "$0" config view --raw --minify -o 'jsonpath={.clusters[0].cluster.certificate-authority-data}'`
-
-// join makes a worker a node of the cluster.
-func (m *maker) join(ctx context.Context, w *member) error {
-	step := progress.Start(ctx, "[%s] kubeadm join", w.name)
-	return step.Done(func() error {
-		authority, err := m.Engine.Exec(ctx, m.controlPlane.id, nil, nil, "sh", "-c", discovery, adminConfig)
-		if err != nil {
-			return err
-		}
-		shipped, err := m.Engine.Exec(ctx, w.id, nil, nil, "cat", shippedConfig)
-		if err != nil {
-			return err
-		}
-		config, err := joinConfig(shipped, m.token)
-		if err != nil {
-			return err
-		}
-		if err := m.write(ctx, w, discoveryPath, discoveryConfig(m.controlPlane.name, strings.TrimSpace(authority))); err != nil {
-			return err
-		}
-		return m.kubeadm(ctx, w, joinConfigPath, config, step, "join")
-	}())
 }

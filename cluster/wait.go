@@ -4,35 +4,53 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/internal/progress"
 )
 
 // poll is how often a condition is looked at.
 const poll = 200 * time.Millisecond
 
-// await runs a shell script in the node until it succeeds. It fails when the limit has passed, with what the script said last.
-func (m *maker) await(ctx context.Context, n *member, limit time.Duration, script string) error {
+// until calls check until it succeeds. It fails when the limit has passed, with what check said last.
+func until(ctx context.Context, limit time.Duration, check func(context.Context) error) error {
 	limited, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not within %s (--wait)", limit))
 	defer cancel()
+	var said error
 	for {
-		out, err := m.Engine.Exec(limited, n.id, nil, nil, "sh", "-c", script)
+		err := check(limited)
 		if err == nil {
 			return nil
+		}
+		// Of a check that was cut off only the end would be told.
+		if said == nil || limited.Err() == nil {
+			said = err
 		}
 		select {
 		case <-limited.Done():
 			if cause := context.Cause(ctx); cause != nil {
 				return cause
 			}
-			return fmt.Errorf("%w: %s", context.Cause(limited), strings.TrimSpace(out))
+			return fmt.Errorf("%w: %w", context.Cause(limited), said)
 		case <-time.After(poll):
 		}
 	}
+}
+
+// await runs a shell script in the node until it succeeds. It fails when the node's time has passed, with what the script said last.
+func (n *member) await(ctx context.Context, script string) error {
+	return until(ctx, n.wait, func(ctx context.Context) error {
+		out, err := n.exec(ctx, "sh", "-c", script)
+		if exit := new(dockerengine.ExitError); errors.As(err, &exit) {
+			return errors.New(strings.TrimSpace(out))
+		}
+		return err
+	})
 }
 
 // booted succeeds when the node's entrypoint has written its files and the container runtime answers. A failed unit that has nothing to
@@ -40,41 +58,85 @@ func (m *maker) await(ctx context.Context, n *member, limit time.Duration, scrip
 const booted = `[ -e ` + shippedConfig + ` ] && crictl version >/dev/null 2>&1 || { systemctl list-jobs --no-legend --no-pager; exit 1; }`
 
 // bootAll waits until every node has booted.
-func (m *maker) bootAll(ctx context.Context) error {
+func bootAll(ctx context.Context, members []*member) error {
 	group, groupCtx := errgroup.WithContext(ctx)
-	for _, n := range m.members() {
+	for _, n := range members {
 		group.Go(func() error {
 			step := progress.Start(groupCtx, "[%s] boot", n.name)
-			err := m.await(groupCtx, n, m.Wait, booted)
-			return step.Done(m.explained(groupCtx, n, err))
+			return step.Done(n.explained(groupCtx, n.await(groupCtx, booted)))
 		})
 	}
 	return group.Wait()
 }
 
-// readyNodes and readyPods print what is not Ready, and succeed when there is nothing.
-const (
-	readyNodes = `out=$(kubectl --kubeconfig ` + adminConfig + ` get nodes --no-headers 2>&1) || { echo "$out"; exit 1; }
-		[ "$(echo "$out" | wc -l)" -ge %d ] || { echo "$out"; exit 1; }
-		echo "$out" | awk '$2 != "Ready" { print; bad = 1 } END { exit bad }'`
-	readyPods = `out=$(kubectl --kubeconfig ` + adminConfig + ` get pods -n kube-system --no-headers 2>&1) || { echo "$out"; exit 1; }
-		[ -n "$out" ] && echo "$out" | awk '{ split($2, n, "/"); if (n[1] != n[2] || n[2] < 1) { print; bad = 1 } } END { exit bad }'`
-)
+// readyPods prints the pods of the system that are not Ready, and succeeds when there are pods and all of them are.
+const readyPods = `out=$(kubectl --kubeconfig ` + adminConfig + ` get pods -n kube-system --no-headers 2>&1) || { echo "$out"; exit 1; }
+	[ -n "$out" ] && echo "$out" | awk '{ split($2, n, "/"); if (n[1] != n[2] || n[2] < 1) { print; bad = 1 } } END { exit bad }'`
 
 // ready waits for the nodes and for the pods of the system. An image without a pod network cannot be Ready, so nothing is waited for.
 func (m *maker) ready(ctx context.Context) error {
-	if _, err := m.Engine.Exec(ctx, m.controlPlane.id, nil, nil, "test", "-e", podNetworkManifest); err != nil {
-		return nil
+	network, err := m.controlPlane.hasPodNetwork(ctx)
+	if err != nil || !network {
+		return err
 	}
-	step := progress.Start(ctx, "[%s] nodes Ready", m.Name)
-	if err := step.Done(m.await(ctx, m.controlPlane, m.Wait, fmt.Sprintf(readyNodes, len(m.members())))); err != nil {
-		return fmt.Errorf("waiting until all nodes of %s are Ready: %w", m.Name, err)
+	if err := m.controlPlane.awaitReady(ctx, m.Name, m.members()); err != nil {
+		return err
 	}
-	step = progress.Start(ctx, "[%s] pods of kube-system Ready", m.Name)
-	if err := step.Done(m.await(ctx, m.controlPlane, m.Wait, readyPods)); err != nil {
+	step := progress.Start(ctx, "[%s] pods of kube-system Ready", m.Name)
+	if err := step.Done(m.controlPlane.await(ctx, readyPods)); err != nil {
 		return fmt.Errorf("waiting until the pods of kube-system are Ready: %w", err)
 	}
 	return nil
+}
+
+// hasPodNetwork says whether the node's image has a pod network. Without one, nodes are Ready only when the user has installed one.
+func (n *member) hasPodNetwork(ctx context.Context) (bool, error) {
+	_, err := n.exec(ctx, "test", "-e", podNetworkManifest)
+	if exit := new(dockerengine.ExitError); errors.As(err, &exit) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// awaitReady waits until nodes of the cluster, of which n is the control plane, are Ready. The error has what the first one that is not
+// says about itself.
+func (n *member) awaitReady(ctx context.Context, cluster string, nodes []*member) error {
+	step := progress.Start(ctx, "[%s] nodes Ready", cluster)
+	var missing []*member
+	err := until(ctx, n.wait, func(ctx context.Context) error {
+		known, err := n.nodes(ctx)
+		if err != nil {
+			return err
+		}
+		if missing = notReady(known, nodes); len(missing) > 0 {
+			return fmt.Errorf("not Ready: %s", strings.Join(names(missing), ", "))
+		}
+		return nil
+	})
+	if len(missing) > 0 {
+		err = missing[0].explained(ctx, err)
+	}
+	if err = step.Done(err); err != nil {
+		return fmt.Errorf("waiting until the nodes of %s are Ready: %w", cluster, err)
+	}
+	return nil
+}
+
+func names(nodes []*member) []string {
+	list := make([]string, 0, len(nodes))
+	for _, n := range nodes {
+		list = append(list, n.name)
+	}
+	return list
+}
+
+// notReady are those of which the API server does not say that they have been Ready since their container was started.
+func notReady(known map[string]kubeNode, nodes []*member) []*member {
+	return slices.DeleteFunc(slices.Clone(nodes), func(n *member) bool {
+		k := known[n.name]
+		// The API server's times have whole seconds.
+		return k.ready && !k.heartbeat.Before(n.started.Truncate(time.Second))
+	})
 }
 
 // explainLimit bounds how long a failing node is asked for its reasons.
@@ -86,16 +148,16 @@ const reasons = `systemctl list-units --failed --plain --no-legend --no-pager
 	journalctl --no-pager -n 15 -o short-monotonic -u kubelet`
 
 // explained adds to err what the node says about itself.
-func (m *maker) explained(ctx context.Context, n *member, err error) error {
+func (n *member) explained(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
 	limited, cancel := context.WithTimeout(ctx, explainLimit)
 	defer cancel()
-	out, execErr := m.Engine.Exec(limited, n.id, nil, nil, "sh", "-c", reasons)
+	out, execErr := n.exec(limited, "sh", "-c", reasons)
 	if execErr != nil && out == "" {
 		// A container that has ended says why on its console.
-		console, consoleErr := m.Engine.Logs(limited, n.id)
+		console, consoleErr := n.engine.Logs(limited, n.id)
 		out = errors.Join(execErr, consoleErr).Error() + "\n" + console
 	}
 	return fmt.Errorf("node %s: %w\n%s", n.name, err, strings.TrimSpace(out))

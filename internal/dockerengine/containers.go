@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
@@ -261,4 +262,42 @@ func (e *Engine) Runtimes(ctx context.Context) ([]string, error) {
 		return nil, errors.New("asking the Docker Engine what it can do: it names no runtime")
 	}
 	return slices.Sorted(maps.Keys(info.Runtimes)), nil
+}
+
+// Details are what the Engine tells about a container only when it is asked for this one.
+type Details struct {
+	// Image is the name of what the container was created of, or its digest when the name is another image's by now.
+	Image string
+	// Runtime and Privileged are as in ContainerSpec.
+	Runtime    string
+	Privileged bool
+	// Started is when it was last started.
+	Started time.Time
+}
+
+// Details looks at one container.
+func (e *Engine) Details(ctx context.Context, id string) (Details, error) {
+	found, err := e.client.ContainerInspect(ctx, id)
+	if err != nil {
+		return Details{}, fmt.Errorf("looking at container %s: %w", id, plain(ctx, err))
+	}
+	if found.ContainerJSONBase == nil || found.HostConfig == nil || found.State == nil || found.Config == nil {
+		return Details{}, fmt.Errorf("looking at container %s: the Docker Engine's answer is not whole", id)
+	}
+	details := Details{Image: found.Config.Image, Runtime: found.HostConfig.Runtime, Privileged: found.HostConfig.Privileged}
+	if named, err := e.ImageID(ctx, details.Image); err != nil || named.String() != found.Image {
+		details.Image = found.Image
+	}
+	if details.Started, err = time.Parse(time.RFC3339Nano, found.State.StartedAt); err != nil {
+		return Details{}, fmt.Errorf("looking at container %s: %w", id, err)
+	}
+	return details, nil
+}
+
+// StopContainer ends a container in its own orderly way, and kills it after the Engine's usual time. One that does not run is no error.
+func (e *Engine) StopContainer(ctx context.Context, id string) error {
+	if err := e.client.ContainerStop(ctx, id, container.StopOptions{}); err != nil {
+		return fmt.Errorf("stopping container %s: %w", id, plain(ctx, err))
+	}
+	return nil
 }

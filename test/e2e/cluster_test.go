@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,9 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -175,6 +172,9 @@ func TestE2EUp(t *testing.T) {
 		t.Errorf("list: %+v", listed)
 	}
 
+	resized(l, "one")
+	stopped(l, "one")
+
 	// Another cluster, whose name begins like the first one's, fails at a port that is taken, and leaves nothing.
 	withOne := l.has()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -188,7 +188,7 @@ func TestE2EUp(t *testing.T) {
 		t.Errorf("a cluster that failed left something:\n%s\nbefore:\n%s", after, withOne)
 	}
 
-	killed(l, image)
+	killedWhen(l, "killed-control-plane-1", "up", image, "--name", "killed", "--privileged")
 	l.must("down", "--name", "killed")
 	if after := l.has(); after != withOne {
 		t.Errorf("down left something of a cluster whose nodeimg was killed:\n%s\nbefore:\n%s", after, withOne)
@@ -206,29 +206,5 @@ func TestE2EUp(t *testing.T) {
 	}
 	if bytes.Contains(text, []byte("nodeimg-one")) {
 		t.Errorf("down left the context in the kubeconfig:\n%s", text)
-	}
-}
-
-// killed kills an up as soon as it has made a container.
-func killed(l launcher, image string) {
-	l.t.Helper()
-	cmd := l.command("up", image, "--name", "killed", "--privileged")
-	if err := cmd.Start(); err != nil {
-		l.t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(l.t.Context(), wait)
-	defer cancel()
-	for !strings.Contains(l.docker("ps", "--format", "{{.Names}}"), "killed-control-plane-1") {
-		select {
-		case <-ctx.Done():
-			l.t.Fatal("the container that is to be orphaned was never made")
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
-		l.t.Fatal(err)
-	}
-	if err := cmd.Wait(); err == nil {
-		l.t.Fatal("up ended before it was killed")
 	}
 }

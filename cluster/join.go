@@ -1,0 +1,118 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nodeimg/nodeimg/internal/dockerengine"
+	"github.com/nodeimg/nodeimg/internal/progress"
+)
+
+// member is a node whose container runs, and that is to become a node of its cluster, or is one.
+type member struct {
+	engine   *dockerengine.Engine
+	id, name string
+	// wait is how long anything may take that is waited for.
+	wait time.Duration
+	// started is when the container was started, when the API server may believe in an earlier time.
+	started time.Time
+}
+
+// nodeSpec is what all containers of a cluster have in common. Image, Runtime and Privileged are the caller's.
+func nodeSpec(cluster string, role Role, number int) dockerengine.ContainerSpec {
+	name := nodeName(cluster, role, number)
+	return dockerengine.ContainerSpec{
+		Name: name, Hostname: name, Network: networkName(cluster),
+		Labels: map[string]string{LabelCluster: cluster, LabelRole: string(role)},
+		Tmpfs:  []string{"/run", "/tmp"},
+		// Overlays of the node cannot lie on Docker's own.
+		Volumes: []string{"/var"},
+	}
+}
+
+// startAll makes and starts containers at once and returns them in their order. The caller removes what there is of them when it fails.
+func startAll(ctx context.Context, engine *dockerengine.Engine, wait time.Duration, specs ...dockerengine.ContainerSpec) ([]*member, error) {
+	members := make([]*member, len(specs))
+	group, groupCtx := errgroup.WithContext(ctx)
+	for i, spec := range specs {
+		n := &member{engine: engine, name: spec.Name, wait: wait}
+		members[i] = n
+		group.Go(func() (err error) {
+			if n.id, err = engine.CreateContainer(groupCtx, spec); err != nil {
+				return because(err, "it is not this cluster's; remove it, or name the cluster otherwise")
+			}
+			return because(engine.StartContainer(groupCtx, n.id), "choose another one with --api-port")
+		})
+	}
+	return members, group.Wait()
+}
+
+// because adds a remedy to the error when something was taken.
+func because(err error, remedy string) error {
+	if taken := new(dockerengine.TakenError); errors.As(err, &taken) {
+		return fmt.Errorf("%w: %s", err, remedy)
+	}
+	return err
+}
+
+// exec runs a command in the node and returns its standard output.
+func (n *member) exec(ctx context.Context, command ...string) (string, error) {
+	return n.engine.Exec(ctx, n.id, nil, nil, command...)
+}
+
+// kubectl runs a command of kubectl as the administrator, in a control plane.
+func (n *member) kubectl(ctx context.Context, step *progress.Step, command ...string) error {
+	log := func(line string) { step.Log("%s", line) }
+	_, err := n.engine.Exec(ctx, n.id, nil, log, append([]string{"kubectl", "--kubeconfig", adminConfig}, command...)...)
+	return err
+}
+
+// kubeadm runs a command of kubeadm with a configuration that nobody else can read and that is gone afterwards.
+func (n *member) kubeadm(ctx context.Context, path, config string, step *progress.Step, command ...string) error {
+	if err := n.write(ctx, path, config); err != nil {
+		return err
+	}
+	defer func() {
+		_, _ = n.exec(context.WithoutCancel(ctx), "rm", "-f", path, discoveryPath)
+	}()
+	log := func(line string) { step.Log("%s", line) }
+	_, err := n.engine.Exec(ctx, n.id, nil, log, append(append([]string{"kubeadm"}, command...), "--config", path)...)
+	return n.explained(ctx, err)
+}
+
+// write puts a file into the node that only its root can read.
+func (n *member) write(ctx context.Context, path, content string) error {
+	_, err := n.engine.Exec(ctx, n.id, strings.NewReader(content), nil, "sh", "-c", `umask 077 && cat >"$0"`, path)
+	return err
+}
+
+// discovery is what a worker needs to know of the control plane beside its name: its authority.
+const discovery = `kubectl --kubeconfig "$0" config view --raw --minify -o 'jsonpath={.clusters[0].cluster.certificate-authority-data}'`
+
+// join makes the node, which has booted, a worker of the control plane's cluster.
+func (n *member) join(ctx context.Context, controlPlane *member, token string) error {
+	step := progress.Start(ctx, "[%s] kubeadm join", n.name)
+	return step.Done(func() error {
+		authority, err := controlPlane.exec(ctx, "sh", "-c", discovery, adminConfig)
+		if err != nil {
+			return err
+		}
+		shipped, err := n.exec(ctx, "cat", shippedConfig)
+		if err != nil {
+			return err
+		}
+		config, err := joinConfig(shipped, token)
+		if err != nil {
+			return err
+		}
+		if err := n.write(ctx, discoveryPath, discoveryConfig(controlPlane.name, strings.TrimSpace(authority))); err != nil {
+			return err
+		}
+		return n.kubeadm(ctx, joinConfigPath, config, step, "join")
+	}())
+}

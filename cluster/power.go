@@ -1,0 +1,81 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nodeimg/nodeimg/internal/dockerengine"
+	"github.com/nodeimg/nodeimg/internal/progress"
+	"github.com/nodeimg/nodeimg/recipes"
+)
+
+// Stop stops all containers of a cluster, which keep their volumes. Those that do not run are no error. The error is a
+// *recipes.InputError when there is no such cluster.
+func Stop(ctx context.Context, engine *dockerengine.Engine, name string) error {
+	c, err := get(ctx, engine, name)
+	if err != nil {
+		return err
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	for _, node := range c.Nodes {
+		group.Go(func() error {
+			step := progress.Start(groupCtx, "[%s] stop", node.Name)
+			return step.Done(engine.StopContainer(groupCtx, node.ID))
+		})
+	}
+	return group.Wait()
+}
+
+// Start starts the containers of a complete cluster that do not run, and returns when all its nodes are Ready again; each may take as
+// long as wait. The error is a *recipes.InputError when there is no such cluster, or only half of it.
+func Start(ctx context.Context, engine *dockerengine.Engine, name string, wait time.Duration) error {
+	c, err := get(ctx, engine, name)
+	if err != nil {
+		return err
+	}
+	if !c.Complete {
+		return recipes.InputErrorf("the cluster %s is half-made; nodeimg down --name %[1]s removes it, nodeimg up makes it anew", name)
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	for _, node := range c.Nodes {
+		group.Go(func() error {
+			step := progress.Start(groupCtx, "[%s] start", node.Name)
+			return step.Done(because(engine.StartContainer(groupCtx, node.ID), "the cluster was published there; end what listens there now"))
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	_, controlPlane, err := running(ctx, engine, name, wait)
+	if err != nil {
+		return err
+	}
+	if network, err := controlPlane.hasPodNetwork(ctx); err != nil || !network {
+		return err
+	}
+	var known map[string]kubeNode
+	step := progress.Start(ctx, "[%s] API server", controlPlane.name)
+	err = step.Done(until(ctx, wait, func(ctx context.Context) (err error) {
+		known, err = controlPlane.nodes(ctx)
+		return err
+	}))
+	if err != nil {
+		return fmt.Errorf("waiting for the API server of %s: %w", name, controlPlane.explained(ctx, err))
+	}
+	// The API server calls a node Ready for a while after it has gone. A container that never became a node is nothing to wait for.
+	var nodes []*member
+	for _, node := range c.Nodes {
+		if _, ok := known[node.Name]; !ok {
+			continue
+		}
+		details, err := engine.Details(ctx, node.ID)
+		if err != nil {
+			return err
+		}
+		nodes = append(nodes, &member{engine: engine, id: node.ID, name: node.Name, wait: wait, started: details.Started})
+	}
+	return controlPlane.awaitReady(ctx, name, nodes)
+}

@@ -1,0 +1,310 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nodeimg/nodeimg/internal/dockerengine"
+	"github.com/nodeimg/nodeimg/internal/progress"
+	"github.com/nodeimg/nodeimg/recipes"
+)
+
+// patience is how long a worker may still need that has joined and is not Ready, before it counts as what a killed Resize has left.
+const patience = 20 * time.Second
+
+// ResizeOptions describe how many workers a cluster shall have.
+type ResizeOptions struct {
+	Engine *dockerengine.Engine
+	// Name is the cluster's.
+	Name string
+	// Workers are the nodes beside the control plane.
+	Workers int
+	// Image is the name of the new workers' image in the Engine; empty means that of the control plane.
+	Image string
+	// Wait is how long new nodes may take to boot, and then to be Ready, and how long removed ones may take to be drained.
+	Wait time.Duration
+}
+
+// resizer changes one cluster.
+type resizer struct {
+	ResizeOptions
+	cluster      *Cluster
+	controlPlane *member
+}
+
+// Resize makes and removes workers of a complete cluster until it has as many as wanted. New ones get the lowest numbers that are free
+// and are Ready when it returns; when they cannot be made, what there is of them is removed. The highest numbers are removed, with their
+// volumes, after their pods have moved. What an earlier Resize has left that was killed is removed first; the caller must see to it that
+// nothing else changes the cluster. The error is a *recipes.InputError for what cannot be.
+func Resize(ctx context.Context, o ResizeOptions) error {
+	r := &resizer{ResizeOptions: o}
+	if o.Workers < 0 {
+		return recipes.InputErrorf("found %d workers, expected 0 or more", o.Workers)
+	}
+	var err error
+	if r.cluster, r.controlPlane, err = running(ctx, o.Engine, o.Name, o.Wait); err != nil {
+		return err
+	}
+	if err := r.checkImage(ctx); err != nil {
+		return err
+	}
+	workers, err := r.clean(ctx)
+	if err != nil {
+		return err
+	}
+	if len(workers) > o.Workers {
+		return r.shrink(ctx, workers[o.Workers:])
+	}
+	return r.grow(ctx, freeNumbers(workers, o.Workers-len(workers)))
+}
+
+// checkImage refuses an image whose nodes cannot join.
+func (r *resizer) checkImage(ctx context.Context) error {
+	if r.Image == "" {
+		return nil
+	}
+	found, err := r.Engine.Inspect(ctx, r.Image)
+	if missing := new(dockerengine.NotFoundError); errors.As(err, &missing) {
+		return recipes.InputErrorf("%v", missing)
+	}
+	if err != nil {
+		return err
+	}
+	version := found.Labels[recipes.LabelKubernetes]
+	if version == "" {
+		return recipes.InputErrorf("%s is not a node image that nodeimg built: it lacks the label %s", r.Image, recipes.LabelKubernetes)
+	}
+	node, _ := r.cluster.controlPlane()
+	return checkSkew(r.Image, node.Labels[recipes.LabelKubernetes], version)
+}
+
+// worker is a worker of the cluster.
+type worker struct {
+	Node
+	number int
+}
+
+// workerNumber is the number in the name of a worker.
+func workerNumber(cluster, name string) (int, bool) {
+	number, err := strconv.Atoi(name[strings.LastIndex(name, "-")+1:])
+	return number, err == nil && number > 0 && nodeName(cluster, RoleWorker, number) == name
+}
+
+// freeNumbers are the lowest numbers that no worker has.
+func freeNumbers(workers []worker, count int) []int {
+	var free []int
+	for number := 1; len(free) < count; number++ {
+		if !slices.ContainsFunc(workers, func(w worker) bool { return w.number == number }) {
+			free = append(free, number)
+		}
+	}
+	return free
+}
+
+// clean removes containers that are no nodes and nodes without a container, and returns the workers by their numbers.
+func (r *resizer) clean(ctx context.Context) ([]worker, error) {
+	known, err := r.settled(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("asking the API server of %s for its nodes: %w", r.Name, err)
+	}
+	network, err := r.controlPlane.hasPodNetwork(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var workers, left []worker
+	lost := maps.Clone(known)
+	for _, node := range r.cluster.Nodes {
+		delete(lost, node.Name)
+		if node.Role() != RoleWorker {
+			continue
+		}
+		number, _ := workerNumber(r.Name, node.Name)
+		k, joined := known[node.Name]
+		w := worker{Node: node, number: number}
+		// A container that does not run was stopped by somebody who may want it again. Without a pod network of the image it is the user's
+		// affair when nodes are Ready.
+		if !joined || network && !k.ready && node.State == stateRunning {
+			left = append(left, w)
+		} else {
+			workers = append(workers, w)
+		}
+	}
+	for name := range lost {
+		if number, ok := workerNumber(r.Name, name); ok {
+			left = append(left, worker{Node: Node{dockerengine.Container{Name: name}}, number: number})
+		}
+	}
+	slices.SortFunc(workers, func(a, b worker) int { return a.number - b.number })
+	for i, w := range workers {
+		if i < r.Workers && w.State != stateRunning {
+			return nil, recipes.InputErrorf("the container %s is %s; nodeimg start --name %s starts it", w.Name, w.State, r.Name)
+		}
+	}
+	return workers, r.remove(ctx, left, "what is no Ready node")
+}
+
+// settled asks for the nodes, again as long as one of a container that runs is not Ready and patience lasts.
+func (r *resizer) settled(ctx context.Context) (known map[string]kubeNode, err error) {
+	err = until(ctx, patience, func(ctx context.Context) error {
+		answer, err := r.controlPlane.nodes(ctx)
+		if err != nil {
+			return err
+		}
+		known = answer
+		for _, node := range r.cluster.Nodes {
+			if k, joined := known[node.Name]; joined && !k.ready && node.State == stateRunning {
+				return errors.New("not Ready yet")
+			}
+		}
+		return nil
+	})
+	if known != nil && ctx.Err() == nil {
+		return known, nil
+	}
+	return nil, err
+}
+
+// remove removes containers with their volumes, and then their nodes: a kubelet that runs would make its node again.
+func (r *resizer) remove(ctx context.Context, workers []worker, what string) error {
+	if len(workers) == 0 {
+		return nil
+	}
+	names := make([]string, 0, len(workers))
+	for _, w := range workers {
+		names = append(names, w.Name)
+	}
+	step := progress.Start(ctx, "[remove] %s: %s", what, strings.Join(names, ", "))
+	var group errgroup.Group
+	for _, w := range workers {
+		if w.ID != "" {
+			group.Go(func() error { return r.Engine.RemoveContainer(ctx, w.ID) })
+		}
+	}
+	if err := group.Wait(); err != nil {
+		return step.Done(err)
+	}
+	return step.Done(r.controlPlane.kubectl(ctx, step, append([]string{"delete", "node", "--ignore-not-found", "--wait=false"}, names...)...))
+}
+
+// shrink moves the pods of workers elsewhere and removes the workers. When the pods do not move, all stays as it was.
+func (r *resizer) shrink(ctx context.Context, workers []worker) error {
+	if r.Workers == 0 {
+		// The pods have nowhere else to go.
+		if err := r.openControlPlane(ctx); err != nil {
+			return err
+		}
+	}
+	var names []string
+	for _, w := range workers {
+		if w.State == stateRunning {
+			names = append(names, w.Name)
+		}
+	}
+	if len(names) > 0 {
+		step := progress.Start(ctx, "[drain] %s", strings.Join(names, ", "))
+		err := r.controlPlane.kubectl(ctx, step, append([]string{"drain", "--ignore-daemonsets", "--delete-emptydir-data", "--force",
+			"--timeout", r.Wait.String()}, names...)...)
+		if err != nil {
+			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeLimit)
+			defer cancel()
+			err = errors.Join(err, r.controlPlane.kubectl(clean, step, append([]string{"uncordon"}, names...)...))
+		}
+		if err = step.Done(err); err != nil {
+			return fmt.Errorf("moving the pods of %s elsewhere: %w", strings.Join(names, ", "), err)
+		}
+	}
+	return r.remove(ctx, workers, "workers")
+}
+
+// openControlPlane lets ordinary pods run on the control plane.
+func (r *resizer) openControlPlane(ctx context.Context) error {
+	known, err := r.controlPlane.nodes(ctx)
+	if err != nil || !known[r.controlPlane.name].reserved {
+		return err
+	}
+	step := progress.Start(ctx, "[%s] takes all pods", r.controlPlane.name)
+	return step.Done(r.controlPlane.kubectl(ctx, step, "taint", "node", r.controlPlane.name, controlPlaneTaint+"-"))
+}
+
+// grow makes workers with the numbers.
+func (r *resizer) grow(ctx context.Context, numbers []int) (err error) {
+	if len(numbers) == 0 {
+		return nil
+	}
+	like, err := r.Engine.Details(ctx, r.controlPlane.id)
+	if err != nil {
+		return err
+	}
+	if r.Image != "" {
+		like.Image = r.Image
+	}
+	var specs []dockerengine.ContainerSpec
+	for _, number := range numbers {
+		spec := nodeSpec(r.Name, RoleWorker, number)
+		spec.Image, spec.Runtime, spec.Privileged = like.Image, like.Runtime, like.Privileged
+		specs = append(specs, spec)
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		// Also when ctx has ended: what was made must go.
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeLimit)
+		defer cancel()
+		err = errors.Join(err, r.undo(clean, specs))
+	}()
+	var members []*member
+	var token string
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		token, err = r.controlPlane.exec(groupCtx, "kubeadm", "token", "create", "--ttl", (2 * r.Wait).String())
+		token = strings.TrimSpace(token)
+		return err
+	})
+	group.Go(func() (err error) {
+		step := progress.Start(groupCtx, "[create] %d containers of %s", len(specs), r.Name)
+		members, err = startAll(groupCtx, r.Engine, r.Wait, specs...)
+		if err = step.Done(err); err != nil {
+			return err
+		}
+		return bootAll(groupCtx, members)
+	})
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	group, groupCtx = errgroup.WithContext(ctx)
+	for _, w := range members {
+		group.Go(func() error { return w.join(groupCtx, r.controlPlane, token) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	network, err := r.controlPlane.hasPodNetwork(ctx)
+	if err != nil || !network {
+		return err
+	}
+	return r.controlPlane.awaitReady(ctx, r.Name, members)
+}
+
+// undo removes what there is of workers that could not be made. A request that was cut off may have made a container all the same.
+func (r *resizer) undo(ctx context.Context, specs []dockerengine.ContainerSpec) error {
+	c, err := get(ctx, r.Engine, r.Name)
+	if err != nil {
+		return err
+	}
+	var left []worker
+	for _, node := range c.Nodes {
+		if slices.ContainsFunc(specs, func(s dockerengine.ContainerSpec) bool { return s.Name == node.Name }) {
+			left = append(left, worker{Node: node})
+		}
+	}
+	return r.remove(ctx, left, "what could not be made")
+}

@@ -1,0 +1,145 @@
+package e2e
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// resized changes how many workers the cluster has, which has one, and gives it back as it was.
+func resized(l launcher, cluster string) {
+	l.t.Helper()
+	reached := stopwatch(l.t)
+	before := l.has()
+	l.refused(2, "workers", "resize", "--name", cluster)
+	l.refused(2, "expected 0 or more", "resize", "--name", cluster, "--workers", "-1")
+	l.refused(2, "there is no cluster", "resize", "--name", cluster+"-not", "--workers", "1")
+	l.refused(2, "no such file or folder", "resize", "--name", cluster, "--workers", "2", "--image", "nodeimg-e2e/missing")
+	l.refused(2, "not a node image", "resize", "--name", cluster, "--workers", "2", "--image", l.emptyImage("plain"))
+	newer := l.emptyImage("newer", "--change", "LABEL dev.nodeimg.kubernetes=v1.99.0")
+	l.refused(2, "must not be newer", "resize", "--name", cluster, "--workers", "2", "--image", newer)
+	// What cannot be made in time is removed again.
+	l.refused(1, "not within", "resize", "--name", cluster, "--workers", "2", "--wait", "1ms")
+	if after := l.has(); after != before {
+		l.t.Errorf("a resize that failed left something:\n%s\nbefore:\n%s", after, before)
+	}
+
+	reached("refused")
+	l.must("resize", "--name", cluster, "--workers", "3", "--progress", "plain")
+	reached("two more workers Ready")
+	if ready := fmt.Sprint(l.nodes()); ready != fmt.Sprintf("[%[1]s-control-plane-1 %[1]s-worker-1 %[1]s-worker-2 %[1]s-worker-3]", cluster) {
+		l.t.Errorf("Ready nodes: %v", ready)
+	}
+	with := l.has()
+	l.must("resize", "--name", cluster, "--workers", "3")
+	if after := l.has(); after != with {
+		l.t.Errorf("the same resize again changed something:\n%s\nbefore:\n%s", after, with)
+	}
+
+	// One worker is lost, and the resize that makes it anew is killed.
+	lost := cluster + "-worker-3"
+	l.docker("rm", "--force", "--volumes", lost)
+	killedWhen(l, lost, "resize", "--name", cluster, "--workers", "3")
+	l.must("resize", "--name", cluster, "--workers", "1", "--progress", "plain")
+	reached("one worker")
+	if after := l.has(); after != before {
+		l.t.Errorf("shrinking left something:\n%s\nbefore:\n%s", after, before)
+	}
+	if known := l.known(cluster); known != fmt.Sprintf("node/%[1]s-control-plane-1\nnode/%[1]s-worker-1\n", cluster) {
+		l.t.Errorf("Kubernetes knows the nodes\n%s", known)
+	}
+}
+
+// stopped stops the cluster and starts it again.
+func stopped(l launcher, cluster string) {
+	l.t.Helper()
+	reached := stopwatch(l.t)
+	before := l.has()
+	version := strings.TrimSpace(l.docker("exec", cluster+"-control-plane-1", "kubelet", "--version"))
+	version = version[strings.LastIndex(version, " ")+1:]
+	l.expect(cluster, "running", "Ready", version)
+	for range 2 {
+		l.must("stop", "--name", cluster, "--progress", "plain")
+	}
+	reached("stopped")
+	l.expect(cluster, "exited", "unknown", "unknown")
+	l.refused(2, "nodeimg start", "resize", "--name", cluster, "--workers", "1")
+	for range 2 {
+		l.must("start", "--name", cluster, "--progress", "plain")
+		reached("started")
+		l.expect(cluster, "running", "Ready", version)
+	}
+	if ready := fmt.Sprint(l.nodes()); ready != fmt.Sprintf("[%[1]s-control-plane-1 %[1]s-worker-1]", cluster) {
+		l.t.Errorf("Ready nodes at the address that the kubeconfig has: %v", ready)
+	}
+	if after := l.has(); after != before {
+		l.t.Errorf("stop and start changed something:\n%s\nbefore:\n%s", after, before)
+	}
+}
+
+// expect asks nodeimg for the nodes of a cluster with one worker, which are all in the same state.
+func (l launcher) expect(cluster, state, status, version string) {
+	l.t.Helper()
+	var nodes []struct{ Name, Role, State, Status, Version string }
+	text := l.must("nodes", "--name", cluster, "-o", "json")
+	if err := json.Unmarshal([]byte(text), &nodes); err != nil {
+		l.t.Fatalf("%v: %s", err, text)
+	}
+	want := fmt.Sprintf("[{%[1]s-control-plane-1 control-plane %[2]s %[3]s %[4]s} {%[1]s-worker-1 worker %[2]s %[3]s %[4]s}]", cluster, state, status, version)
+	if got := fmt.Sprint(nodes); got != want {
+		l.t.Errorf("nodes:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// known are the nodes that Kubernetes knows, Ready or not.
+func (l launcher) known(cluster string) string {
+	l.t.Helper()
+	return l.docker("exec", cluster+"-control-plane-1", "kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf", "get", "nodes", "-o", "name")
+}
+
+// emptyImage makes an image without content that ends with the Engine.
+func (l launcher) emptyImage(name string, options ...string) string {
+	l.t.Helper()
+	archive := filepath.Join(l.t.TempDir(), "empty.tar")
+	f, err := os.Create(archive)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer f.Close()
+	if err := tar.NewWriter(f).Close(); err != nil {
+		l.t.Fatal(err)
+	}
+	image := "nodeimg-e2e/" + name + ":empty"
+	l.docker(append(append([]string{"import"}, options...), archive, image)...)
+	return image
+}
+
+// killedWhen kills a nodeimg as soon as the container runs that it makes.
+func killedWhen(l launcher, container string, args ...string) {
+	l.t.Helper()
+	cmd := l.command(args...)
+	if err := cmd.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(l.t.Context(), wait)
+	defer cancel()
+	for !strings.Contains(l.docker("ps", "--format", "{{.Names}}"), container) {
+		select {
+		case <-ctx.Done():
+			l.t.Fatal("the container that is to be orphaned was never made")
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		l.t.Fatalf("nodeimg %q ended before it was killed", args)
+	}
+}
