@@ -17,9 +17,6 @@ import (
 	"github.com/nodeimg/nodeimg/recipes"
 )
 
-// patience is how long a worker may still need that has joined and is not Ready, before it counts as what a killed Resize has left.
-const patience = 20 * time.Second
-
 // ResizeOptions describe how many workers a cluster shall have.
 type ResizeOptions struct {
 	Engine *dockerengine.Engine
@@ -63,7 +60,23 @@ func Resize(ctx context.Context, o ResizeOptions) error {
 	if len(workers) > o.Workers {
 		return r.shrink(ctx, workers[o.Workers:])
 	}
-	return r.grow(ctx, freeNumbers(workers, o.Workers-len(workers)))
+	if err := r.grow(ctx, freeNumbers(workers, o.Workers-len(workers))); err != nil {
+		return err
+	}
+	return r.ready(ctx, workers)
+}
+
+// ready waits for workers that were there before, one of which may come from a Resize that was killed. None of them is removed.
+func (r *resizer) ready(ctx context.Context, workers []worker) error {
+	network, err := r.controlPlane.hasPodNetwork(ctx)
+	if err != nil || !network || len(workers) == 0 {
+		return err
+	}
+	var members []*member
+	for _, w := range workers {
+		members = append(members, &member{engine: r.Engine, id: w.ID, name: w.Name, wait: r.Wait})
+	}
+	return r.controlPlane.awaitReady(ctx, r.Name, members)
 }
 
 // checkImage refuses an image whose nodes cannot join.
@@ -111,13 +124,9 @@ func freeNumbers(workers []worker, count int) []int {
 
 // clean removes containers that are no nodes and nodes without a container, and returns the workers by their numbers.
 func (r *resizer) clean(ctx context.Context) ([]worker, error) {
-	known, err := r.settled(ctx)
+	known, err := r.controlPlane.nodes(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("asking the API server of %s for its nodes: %w", r.Name, err)
-	}
-	network, err := r.controlPlane.hasPodNetwork(ctx)
-	if err != nil {
-		return nil, err
 	}
 	var workers, left []worker
 	lost := maps.Clone(known)
@@ -127,14 +136,12 @@ func (r *resizer) clean(ctx context.Context) ([]worker, error) {
 			continue
 		}
 		number, _ := workerNumber(r.Name, node.Name)
-		k, joined := known[node.Name]
 		w := worker{Node: node, number: number}
-		// A container that does not run was stopped by somebody who may want it again. Without a pod network of the image it is the user's
-		// affair when nodes are Ready.
-		if !joined || network && !k.ready && node.State == stateRunning {
-			left = append(left, w)
-		} else {
+		// Whoever has joined may hold pods and volumes, Ready or not.
+		if _, joined := known[node.Name]; joined {
 			workers = append(workers, w)
+		} else {
+			left = append(left, w)
 		}
 	}
 	for name := range lost {
@@ -148,28 +155,7 @@ func (r *resizer) clean(ctx context.Context) ([]worker, error) {
 			return nil, recipes.InputErrorf("the container %s is %s; nodeimg start --name %s starts it", w.Name, w.State, r.Name)
 		}
 	}
-	return workers, r.remove(ctx, left, "what is no Ready node")
-}
-
-// settled asks for the nodes, again as long as one of a container that runs is not Ready and patience lasts.
-func (r *resizer) settled(ctx context.Context) (known map[string]kubeNode, err error) {
-	err = until(ctx, patience, func(ctx context.Context) error {
-		answer, err := r.controlPlane.nodes(ctx)
-		if err != nil {
-			return err
-		}
-		known = answer
-		for _, node := range r.cluster.Nodes {
-			if k, joined := known[node.Name]; joined && !k.ready && node.State == stateRunning {
-				return errors.New("not Ready yet")
-			}
-		}
-		return nil
-	})
-	if known != nil && ctx.Err() == nil {
-		return known, nil
-	}
-	return nil, err
+	return workers, r.remove(ctx, left, "what is no node")
 }
 
 // remove removes containers with their volumes, and then their nodes: a kubelet that runs would make its node again.
