@@ -363,10 +363,10 @@ func ParseSource(text string) (recipes.ImageSource, error) {
 		if info.IsDir() {
 			kind = "layout"
 		}
-		return source, recipes.InputErrorf("-i %q: there is such a file or folder; write %s:%s for it, or the image's full name for one in a registry", text, kind, filepath.Clean(text))
+		return source, recipes.InputErrorf("image %q: there is such a file or folder; write %s:%s for it, or the image's full name for one in a registry", text, kind, filepath.Clean(text))
 	}
 	if value == "" {
-		return source, recipes.InputErrorf("-i %q: expected a reference in a registry, archive:FILE, docker:NAME or layout:FOLDER", text)
+		return source, recipes.InputErrorf("image %q: expected a reference in a registry, archive:FILE, docker:NAME or layout:FOLDER", text)
 	}
 	return source, nil
 }

@@ -31,18 +31,39 @@ const exitPoll = 10 * time.Millisecond
 // Exec runs a command in a running container and returns its standard output. Stdin may be nil; each line that the command writes goes to
 // log, which may be nil. The error is an *ExitError when the command ran and failed.
 func (e *Engine) Exec(ctx context.Context, id string, stdin io.Reader, log func(line string), command ...string) (string, error) {
-	fail := func(err error) error {
-		return fmt.Errorf("running %s: %w", strings.Join(command, " "), plain(ctx, err))
+	var stdout, both bytes.Buffer
+	lines := &lineWriter{log: log}
+	status, err := e.exec(ctx, id, stdin, io.MultiWriter(&stdout, &both, lines), io.MultiWriter(&both, lines), command)
+	if err == nil && status != 0 {
+		err = &ExitError{Command: command, Status: status, Output: tail(both.String())}
+	}
+	return stdout.String(), err
+}
+
+// ExecTo is Exec for a command with much to say: its standard output goes to stdout and is not kept.
+func (e *Engine) ExecTo(ctx context.Context, id string, stdout io.Writer, command ...string) error {
+	var stderr bytes.Buffer
+	status, err := e.exec(ctx, id, nil, stdout, &stderr, command)
+	if err == nil && status != 0 {
+		err = &ExitError{Command: command, Status: status, Output: tail(stderr.String())}
+	}
+	return err
+}
+
+// exec runs a command and returns its exit status.
+func (e *Engine) exec(ctx context.Context, id string, stdin io.Reader, stdout, stderr io.Writer, command []string) (status int, err error) {
+	fail := func(err error) (int, error) {
+		return 0, fmt.Errorf("running %s: %w", strings.Join(command, " "), plain(ctx, err))
 	}
 	created, err := e.client.ContainerExecCreate(ctx, id, container.ExecOptions{
 		Cmd: command, AttachStdin: stdin != nil, AttachStdout: true, AttachStderr: true,
 	})
 	if err != nil {
-		return "", fail(err)
+		return fail(err)
 	}
 	stream, err := e.client.ContainerExecAttach(ctx, created.ID, container.ExecAttachOptions{})
 	if err != nil {
-		return "", fail(err)
+		return fail(err)
 	}
 	defer stream.Close()
 	// The hijacked connection knows nothing of ctx.
@@ -54,25 +75,20 @@ func (e *Engine) Exec(ctx context.Context, id string, stdin io.Reader, log func(
 			_ = stream.CloseWrite()
 		}()
 	}
-	var stdout, both bytes.Buffer
-	lines := &lineWriter{log: log}
-	if _, err := stdcopy.StdCopy(io.MultiWriter(&stdout, &both, lines), io.MultiWriter(&both, lines), stream.Reader); err != nil {
-		return stdout.String(), fail(err)
+	if _, err := stdcopy.StdCopy(stdout, stderr, stream.Reader); err != nil {
+		return fail(err)
 	}
 	for {
 		inspected, err := e.client.ContainerExecInspect(ctx, created.ID)
 		if err != nil {
-			return stdout.String(), fail(err)
+			return fail(err)
 		}
 		if !inspected.Running {
-			if inspected.ExitCode != 0 {
-				return stdout.String(), &ExitError{Command: command, Status: inspected.ExitCode, Output: tail(both.String())}
-			}
-			return stdout.String(), nil
+			return inspected.ExitCode, nil
 		}
 		select {
 		case <-ctx.Done():
-			return stdout.String(), fail(context.Cause(ctx))
+			return fail(context.Cause(ctx))
 		case <-time.After(exitPoll):
 		}
 	}

@@ -175,6 +175,11 @@ func TestE2EUp(t *testing.T) {
 	resized(l, "one")
 	stopped(l, "one")
 
+	loads(l)
+	reached("images loaded")
+	exportsLogs(l)
+	reached("logs exported")
+
 	// Another cluster, whose name begins like the first one's, fails at a port that is taken, and leaves nothing.
 	withOne := l.has()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
