@@ -42,6 +42,20 @@ func resized(l launcher, cluster string) {
 		l.t.Errorf("the same resize again changed something:\n%s\nbefore:\n%s", after, with)
 	}
 
+	// Pods that may not be evicted keep their workers, which take pods again.
+	image := strings.Fields(l.docker("exec", cluster+"-worker-1", "sh", "-c", `crictl images | awk '/pause/ { print $1 ":" $2; exit }'`))
+	l.kubectl(cluster, "create", "deployment", "moved", "--replicas=3", "--image="+image[0])
+	l.kubectl(cluster, "wait", "--for=condition=Available", "deployment/moved", "--timeout="+wait.String())
+	l.kubectl(cluster, "create", "poddisruptionbudget", "none", "--selector=app=moved", "--min-available=100%")
+	l.refused(1, "moving the pods", "resize", "--name", cluster, "--workers", "1", "--wait", "3s")
+	if after := l.has(); after != with {
+		l.t.Errorf("a resize that could not move pods changed something:\n%s\nbefore:\n%s", after, with)
+	}
+	if nodes := l.kubectl(cluster, "get", "nodes"); strings.Contains(nodes, "SchedulingDisabled") {
+		l.t.Errorf("nodes that are kept take no pods:\n%s", nodes)
+	}
+	l.kubectl(cluster, "delete", "poddisruptionbudget", "none")
+
 	// One worker is lost, and the resize that makes it anew is killed.
 	lost := cluster + "-worker-3"
 	l.docker("rm", "--force", "--volumes", lost)
@@ -51,7 +65,10 @@ func resized(l launcher, cluster string) {
 	if after := l.has(); after != before {
 		l.t.Errorf("shrinking left something:\n%s\nbefore:\n%s", after, before)
 	}
-	if known := l.known(cluster); known != fmt.Sprintf("node/%[1]s-control-plane-1\nnode/%[1]s-worker-1\n", cluster) {
+	l.kubectl(cluster, "wait", "--for=condition=Available", "deployment/moved", "--timeout="+wait.String())
+	l.kubectl(cluster, "delete", "deployment", "moved")
+	reached("pods moved")
+	if known := l.kubectl(cluster, "get", "nodes", "-o", "name"); known != fmt.Sprintf("node/%[1]s-control-plane-1\nnode/%[1]s-worker-1\n", cluster) {
 		l.t.Errorf("Kubernetes knows the nodes\n%s", known)
 	}
 }
@@ -97,10 +114,10 @@ func (l launcher) expect(cluster, state, status, version string) {
 	}
 }
 
-// known are the nodes that Kubernetes knows, Ready or not.
-func (l launcher) known(cluster string) string {
+// kubectl runs a command of kubectl in the control plane.
+func (l launcher) kubectl(cluster string, args ...string) string {
 	l.t.Helper()
-	return l.docker("exec", cluster+"-control-plane-1", "kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf", "get", "nodes", "-o", "name")
+	return l.docker(append([]string{"exec", cluster + "-control-plane-1", "kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf"}, args...)...)
 }
 
 // emptyImage makes an image without content that ends with the Engine.
