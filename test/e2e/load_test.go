@@ -50,6 +50,7 @@ func loads(l launcher) {
 
 	l.refused(2, "there is no cluster other", "load", "--name", "other", "archive:"+first)
 	l.refused(2, "such a file", "load", "--name", "one", first)
+	reached := stopwatch(t)
 	l.docker("pause", "one-worker-1")
 	l.refused(1, "one-worker-1 (paused)", "load", "--name", "one", "archive:"+first)
 	l.docker("unpause", "one-worker-1")
@@ -67,6 +68,7 @@ func loads(l launcher) {
 		{"docker:example/engine:v1", ownLayer, 1 << 40},
 	} {
 		sent, references := load(l, step.source)
+		reached("loaded " + filepath.Base(step.source))
 		if len(sent) != len(nodes) || len(references) != 1 {
 			t.Fatalf("load %s: sent %v, printed %q", step.source, sent, references)
 		}
@@ -81,6 +83,7 @@ func loads(l launcher) {
 		}
 	}
 	sent, references := load(l, "archive:"+first, "archive:"+second, "docker:example/engine:v1")
+	reached("loaded again")
 	for _, node := range nodes {
 		if n, ok := sent[node]; n != 0 || !ok {
 			t.Errorf("a second load sent %s %d bytes", node, n)
@@ -99,6 +102,7 @@ func loads(l launcher) {
 	}
 	l.docker(append([]string{"exec", nodes[0]}, kubectl("wait", "--for=condition=Ready", "--timeout", wait.String(),
 		"pod/never-0-0", "pod/never-0-1", "pod/never-1-0", "pod/never-1-1")...)...)
+	reached("pods Ready")
 }
 
 // create makes an object in the cluster one, once the default service account is there.
