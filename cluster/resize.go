@@ -180,6 +180,10 @@ func (r *resizer) remove(ctx context.Context, workers []worker, what string) err
 	return step.Done(r.controlPlane.kubectl(ctx, step, append([]string{"delete", "node", "--ignore-not-found", "--wait=false"}, names...)...))
 }
 
+// overdue is for how many seconds a pod may be there longer than it was given to end: then its kubelet does not answer, and nothing that
+// is waited for can come.
+const overdue = "20"
+
 // shrink moves the pods of workers elsewhere and removes the workers. When the pods do not move, all stays as it was.
 func (r *resizer) shrink(ctx context.Context, workers []worker) error {
 	if r.Workers == 0 {
@@ -197,7 +201,7 @@ func (r *resizer) shrink(ctx context.Context, workers []worker) error {
 	if len(names) > 0 {
 		step := progress.Start(ctx, "[drain] %s", strings.Join(names, ", "))
 		err := r.controlPlane.kubectl(ctx, step, append([]string{"drain", "--ignore-daemonsets", "--delete-emptydir-data", "--force",
-			"--timeout", r.Wait.String()}, names...)...)
+			"--skip-wait-for-delete-timeout", overdue, "--timeout", r.Wait.String()}, names...)...)
 		if err != nil {
 			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeLimit)
 			defer cancel()
