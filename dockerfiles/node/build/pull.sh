@@ -82,11 +82,15 @@ containerd_pid=$!
 
 inner() { ctr --address "$state/containerd.sock" --namespace k8s.io "$@"; }
 
+# listening says that something accepts connections at port 5000 (proc_net_tcp: the port in hexadecimal, 0A is LISTEN). On a busy machine
+# socat may be slower than containerd.
+listening() { grep -q '0100007F:1388 00000000:0000 0A' /proc/net/tcp; }
+
 tries=0
-until [ -S "$state/containerd.sock" ] && inner version >/dev/null 2>&1; do
+until listening && [ -S "$state/containerd.sock" ] && inner version >/dev/null 2>&1; do
 	tries=$((tries + 1))
-	if [ "$tries" -gt 600 ] || ! kill -0 "$containerd_pid" 2>/dev/null; then
-		echo "containerd did not start" >&2
+	if [ "$tries" -gt 600 ] || ! kill -0 "$containerd_pid" 2>/dev/null || ! kill -0 "$socat_pid" 2>/dev/null; then
+		echo "containerd or the way to the broker did not start" >&2
 		exit 1
 	fi
 	sleep 0.1
