@@ -153,7 +153,7 @@ func storeOf(ctx context.Context, recipe recipes.Recipe, lock *recipes.Lock, com
 		return nil, err
 	}
 	appended, err := layers.Make(ctx, options.Cache, lock.Images, layers.Options{
-		Layout: recipe.Spec.Preload.Layout, MustUnpack: recipe.Spec.CRI.Name == recipes.CRICRIO, Max: room, WithoutBlobs: pulled, Epoch: options.Epoch,
+		Layout: recipe.Spec.Preload.Layout, MustUnpack: recipe.Spec.CRI.Name.UnpackedOnly(), Max: room, WithoutBlobs: pulled, Epoch: options.Epoch,
 	})
 	if err != nil {
 		return nil, err

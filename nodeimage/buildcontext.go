@@ -59,7 +59,7 @@ func WriteBuildContext(ctx context.Context, document *recipes.Document, options 
 	if err != nil {
 		return err
 	}
-	if document.Recipe.Spec.CRI.Name == recipes.CRICRIO && len(lock.Images) > 0 {
+	if document.Recipe.Spec.CRI.Name.UnpackedOnly() && len(lock.Images) > 0 {
 		return recipes.InputErrorf("output %s: CRI-O runs unpacked images only, and no Dockerfile can put those into a node faithfully; build recipe %s with nodeimg build", dir, document.Recipe.Metadata.Name)
 	}
 	images := inputs.Images(document)

@@ -111,7 +111,7 @@ func (n *nodeImage) change(ctx context.Context) (v1.Image, []string, error) {
 	switch cri := n.cri(); {
 	case !slices.Contains([]recipes.CRIName{recipes.CRIContainerd, recipes.CRIDocker, recipes.CRICRIO}, cri):
 		return nil, nil, recipes.InputErrorf("%s runs containers with %q, which this version of nodeimg cannot preload images for", n.name, cri)
-	case cri == recipes.CRICRIO && n.options.Layout == recipes.LayoutPacked:
+	case cri.UnpackedOnly() && n.options.Layout == recipes.LayoutPacked:
 		return nil, nil, recipes.InputErrorf("--layout %s: %s runs containers with CRI-O, which takes unpacked images only; leave --layout out", recipes.LayoutPacked, n.name)
 	}
 	if n.store, err = readStoreLayer(ctx, n.options.Cache, n.img, n.name); err != nil {
@@ -220,7 +220,7 @@ func (n *nodeImage) newLayers(ctx context.Context, images []recipes.LockedImage)
 	if len(n.manifest.Layers)+room > mostLayers {
 		return nil, recipes.InputErrorf("%s has %d layers and takes no more; build it again with the images in its recipe", n.name, len(n.manifest.Layers))
 	}
-	return layers.Make(ctx, n.options.Cache, images, layers.Options{Layout: layout, MustUnpack: n.cri() == recipes.CRICRIO, Max: room, Epoch: n.options.Epoch})
+	return layers.Make(ctx, n.options.Cache, images, layers.Options{Layout: layout, MustUnpack: n.cri().UnpackedOnly(), Max: room, Epoch: n.options.Epoch})
 }
 
 // newConfig is the config with new labels and with a history that names the images that are there.

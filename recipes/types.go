@@ -112,6 +112,9 @@ const (
 	CRICRIO       CRIName = "crio"
 )
 
+// UnpackedOnly says that the runtime runs no preloaded image that lies packed in the node image: CRI-O unpacks only what it pulls.
+func (n CRIName) UnpackedOnly() bool { return n == CRICRIO }
+
 // CNI selects the pod network.
 type CNI struct {
 	// Name is flannel, kindnet, calico or none; the default is flannel.

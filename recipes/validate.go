@@ -189,7 +189,7 @@ func checkEngine(c *checker) {
 
 // checkLayout refuses what the runtime could not run: CRI-O has no blobs that it would unpack by itself.
 func checkLayout(c *checker) {
-	if c.CRI.Name == CRICRIO && c.Preload.Layout == LayoutPacked && c.EngineUsed() == EngineDirect {
+	if c.CRI.Name.UnpackedOnly() && c.Preload.Layout == LayoutPacked && c.EngineUsed() == EngineDirect {
 		c.report("spec.preload.layout", "found %s, but CRI-O runs unpacked images only; expected %s", LayoutPacked, LayoutUnpacked)
 	}
 }
