@@ -94,23 +94,31 @@ func (n *member) write(ctx context.Context, path, content string) error {
 // discovery is what a worker needs to know of the control plane beside its name: its authority.
 const discovery = `kubectl --kubeconfig "$0" config view --raw --minify -o 'jsonpath={.clusters[0].cluster.certificate-authority-data}'`
 
-// join makes the node, which has booted, a worker of the control plane's cluster.
-func (n *member) join(ctx context.Context, controlPlane *member, token string) error {
+// invitation is what a node needs to join a cluster.
+type invitation struct {
+	// discovery is a kubeconfig without a user.
+	discovery, token string
+}
+
+// invite makes an invitation of the control plane n to its cluster.
+func (n *member) invite(ctx context.Context, token string) (invitation, error) {
+	authority, err := n.exec(ctx, "sh", "-c", discovery, adminConfig)
+	return invitation{discovery: discoveryConfig(n.name, strings.TrimSpace(authority)), token: token}, err
+}
+
+// join makes the node, which has booted, a worker of a cluster.
+func (n *member) join(ctx context.Context, to invitation) error {
 	step := progress.Start(ctx, "[%s] kubeadm join", n.name)
 	return step.Done(func() error {
-		authority, err := controlPlane.exec(ctx, "sh", "-c", discovery, adminConfig)
-		if err != nil {
-			return err
-		}
 		shipped, err := n.exec(ctx, "cat", shippedConfig)
 		if err != nil {
 			return err
 		}
-		config, err := joinConfig(shipped, token)
+		config, err := joinConfig(shipped, to.token)
 		if err != nil {
 			return err
 		}
-		if err := n.write(ctx, discoveryPath, discoveryConfig(controlPlane.name, strings.TrimSpace(authority))); err != nil {
+		if err := n.write(ctx, discoveryPath, to.discovery); err != nil {
 			return err
 		}
 		return n.kubeadm(ctx, joinConfigPath, config, step, "join")

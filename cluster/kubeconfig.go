@@ -35,30 +35,25 @@ users: []
 // Kubeconfig returns the administrator's kubeconfig of a cluster, for use on the Engine's host, with the one context ContextName. The error
 // is a *recipes.InputError when there is no such cluster.
 func Kubeconfig(ctx context.Context, engine *dockerengine.Engine, name string) ([]byte, error) {
-	_, config, err := kubeconfig(ctx, engine, name)
-	return config, err
-}
-
-func kubeconfig(ctx context.Context, engine *dockerengine.Engine, name string) (netip.AddrPort, []byte, error) {
 	found, err := get(ctx, engine, name)
 	if err != nil {
-		return netip.AddrPort{}, nil, err
+		return nil, err
 	}
 	node, ok := found.controlPlane()
 	if !ok || len(node.Published) == 0 {
-		return netip.AddrPort{}, nil, fmt.Errorf("cluster %s has no control plane that runs; nodeimg start --name %[1]s starts it, nodeimg down --name %[1]s removes it", name)
+		return nil, fmt.Errorf("cluster %s has no control plane that runs; nodeimg start --name %[1]s starts it, nodeimg down --name %[1]s removes it", name)
 	}
 	text, err := engine.Exec(ctx, node.ID, nil, nil, "cat", adminConfig)
 	if err != nil {
-		return netip.AddrPort{}, nil, fmt.Errorf("reading the kubeconfig of %s: %w", name, err)
+		return nil, fmt.Errorf("reading the kubeconfig of %s: %w", name, err)
 	}
 	in, err := clientcmd.Load([]byte(text))
 	if err != nil {
-		return netip.AddrPort{}, nil, fmt.Errorf("reading the kubeconfig of %s: %w", name, err)
+		return nil, fmt.Errorf("reading the kubeconfig of %s: %w", name, err)
 	}
 	current := in.Contexts[in.CurrentContext]
 	if current == nil || in.Clusters[current.Cluster] == nil || in.AuthInfos[current.AuthInfo] == nil {
-		return netip.AddrPort{}, nil, fmt.Errorf("reading the kubeconfig of %s: its current context %q is not whole", name, in.CurrentContext)
+		return nil, fmt.Errorf("reading the kubeconfig of %s: its current context %q is not whole", name, in.CurrentContext)
 	}
 	address := node.Published[0].Host
 	if address.Addr().IsUnspecified() {
@@ -71,8 +66,7 @@ func kubeconfig(ctx context.Context, engine *dockerengine.Engine, name string) (
 	out.AuthInfos[own] = in.AuthInfos[current.AuthInfo]
 	out.Contexts[own] = &api.Context{Cluster: own, AuthInfo: own}
 	out.CurrentContext = own
-	config, err := clientcmd.Write(*out)
-	return address, config, err
+	return clientcmd.Write(*out)
 }
 
 // MergeKubeconfig adds the one context of config to the kubeconfig at path and makes it the current one. The file appears by rename, and

@@ -128,15 +128,21 @@ func get(ctx context.Context, engine *dockerengine.Engine, name string) (*Cluste
 	return found[0], nil
 }
 
+// getComplete is get for what only a complete cluster can do.
+func getComplete(ctx context.Context, engine *dockerengine.Engine, name string) (*Cluster, error) {
+	c, err := get(ctx, engine, name)
+	if err == nil && !c.Complete {
+		return nil, recipes.InputErrorf("the cluster %s is half-made; nodeimg down --name %[1]s removes it, nodeimg up makes it anew", name)
+	}
+	return c, err
+}
+
 // running returns the cluster of the name, which must be complete, and the first control plane, whose container must run. The error is a
 // *recipes.InputError when they are not.
 func running(ctx context.Context, engine *dockerengine.Engine, name string, wait time.Duration) (*Cluster, *member, error) {
-	c, err := get(ctx, engine, name)
+	c, err := getComplete(ctx, engine, name)
 	if err != nil {
 		return nil, nil, err
-	}
-	if !c.Complete {
-		return nil, nil, recipes.InputErrorf("the cluster %s is half-made; nodeimg down --name %[1]s removes it, nodeimg up makes it anew", name)
 	}
 	node, ok := c.controlPlane()
 	if !ok {

@@ -96,7 +96,7 @@ func loadable(ctx context.Context, o LoadOptions) ([]Node, error) {
 func checkLoadable(nodes []Node) error {
 	var said []string
 	for _, n := range nodes {
-		if n.State != "running" {
+		if n.State != stateRunning {
 			said = append(said, n.Name+" ("+n.State+")")
 		}
 	}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/internal/progress"
-	"github.com/nodeimg/nodeimg/recipes"
 )
 
 // Stop stops all containers of a cluster, which keep their volumes. Those that do not run are no error. The error is a
@@ -32,12 +31,9 @@ func Stop(ctx context.Context, engine *dockerengine.Engine, name string) error {
 // Start starts the containers of a complete cluster that do not run, and returns when all its nodes are Ready again; each may take as
 // long as wait. The error is a *recipes.InputError when there is no such cluster, or only half of it.
 func Start(ctx context.Context, engine *dockerengine.Engine, name string, wait time.Duration) error {
-	c, err := get(ctx, engine, name)
+	c, err := getComplete(ctx, engine, name)
 	if err != nil {
 		return err
-	}
-	if !c.Complete {
-		return recipes.InputErrorf("the cluster %s is half-made; nodeimg down --name %[1]s removes it, nodeimg up makes it anew", name)
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	for _, node := range c.Nodes {

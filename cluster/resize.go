@@ -252,11 +252,14 @@ func (r *resizer) grow(ctx context.Context, numbers []int) (err error) {
 		err = errors.Join(err, r.undo(clean, specs))
 	}()
 	var members []*member
-	var token string
+	var invited invitation
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
-		token, err = r.controlPlane.exec(groupCtx, "kubeadm", "token", "create", "--ttl", (2 * r.Wait).String())
-		token = strings.TrimSpace(token)
+		token, err := r.controlPlane.exec(groupCtx, "kubeadm", "token", "create", "--ttl", (2 * r.Wait).String())
+		if err != nil {
+			return err
+		}
+		invited, err = r.controlPlane.invite(groupCtx, strings.TrimSpace(token))
 		return err
 	})
 	group.Go(func() (err error) {
@@ -272,7 +275,7 @@ func (r *resizer) grow(ctx context.Context, numbers []int) (err error) {
 	}
 	group, groupCtx = errgroup.WithContext(ctx)
 	for _, w := range members {
-		group.Go(func() error { return w.join(groupCtx, r.controlPlane, token) })
+		group.Go(func() error { return w.join(groupCtx, invited) })
 	}
 	if err := group.Wait(); err != nil {
 		return err

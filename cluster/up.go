@@ -46,9 +46,7 @@ type Options struct {
 
 // Result tells about a cluster that Up has made.
 type Result struct {
-	// API is the API server's address on the host.
-	API netip.AddrPort
-	// Kubeconfig is the administrator's, for that address.
+	// Kubeconfig is the administrator's, for use on the Engine's host.
 	Kubeconfig []byte
 	// Isolated says, of what the nodes see themselves, that their root is not the host's.
 	Isolated bool
@@ -96,10 +94,14 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 	if err := m.init(ctx); err != nil {
 		return nil, err
 	}
+	cluster, err := m.controlPlane.invite(ctx, m.token)
+	if err != nil {
+		return nil, err
+	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return m.podNetwork(groupCtx) })
 	for _, w := range m.workers {
-		group.Go(func() error { return w.join(groupCtx, m.controlPlane, m.token) })
+		group.Go(func() error { return w.join(groupCtx, cluster) })
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
@@ -108,7 +110,7 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 		return nil, err
 	}
 	result := &Result{Isolated: isolated}
-	if result.API, result.Kubeconfig, err = kubeconfig(ctx, m.Engine, m.Name); err != nil {
+	if result.Kubeconfig, err = Kubeconfig(ctx, m.Engine, m.Name); err != nil {
 		return nil, err
 	}
 	// From here on the cluster counts as made.
@@ -151,7 +153,7 @@ func (m *maker) create(ctx context.Context) error {
 	step := progress.Start(ctx, "[create] network and %d containers of %s", 1+m.Workers, m.Name)
 	return step.Done(func() error {
 		network := networkName(m.Name)
-		if _, err := m.Engine.CreateNetwork(ctx, network, map[string]string{LabelCluster: m.Name}, networkOptions()); err != nil {
+		if err := m.Engine.CreateNetwork(ctx, network, map[string]string{LabelCluster: m.Name}, networkOptions()); err != nil {
 			return because(err, "it is not this cluster's; remove it or choose another --name")
 		}
 		api := m.API

@@ -74,13 +74,10 @@ func downOne(ctx context.Context, engine *dockerengine.Engine, name, kubeconfig 
 	if err := cluster.CheckName(name); err != nil {
 		return err
 	}
-	unlock, err := lockCluster(ctx, engine, name)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if err := cluster.Down(ctx, engine, name); err != nil {
-		return err
-	}
-	return cluster.ForgetKubeconfig(ctx, kubeconfig, name)
+	return withLock(ctx, engine, name, func() error {
+		if err := cluster.Down(ctx, engine, name); err != nil {
+			return err
+		}
+		return cluster.ForgetKubeconfig(ctx, kubeconfig, name)
+	})
 }

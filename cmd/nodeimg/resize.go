@@ -27,8 +27,8 @@ func newResizeCommand() *cobra.Command {
 		Short: "Change how many workers a cluster has",
 		Long: "Make or remove workers of a cluster until it has as many as given. New ones are of the control plane's image, unless --image has\n" +
 			"another one, of the same or an older Kubernetes version; the command ends when they are Ready, and removes them when that fails.\n\n" +
-			"The workers with the highest numbers are removed, after their pods have moved elsewhere. Workers that are no Ready nodes, because\n" +
-			"an earlier resize was killed, are removed first.",
+			"The workers with the highest numbers are removed, after their pods have moved elsewhere. Containers that never joined, because an\n" +
+			"earlier resize was killed, are removed first; a worker that has joined and is not Ready is waited for.",
 		Example: "  nodeimg resize --workers 3\n  nodeimg resize --name dev --workers 2 --image k8s-node:v1.33.6",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -66,22 +66,4 @@ func runResize(ctx context.Context, o resizeOptions, stderr io.Writer) error {
 	}
 	screen.Close()
 	return display.PrintTimings(stderr, screen.Timings())
-}
-
-// changeCluster calls change while no other nodeimg of this user changes the cluster of the name.
-func changeCluster(ctx context.Context, name string, change func(context.Context, *dockerengine.Engine) error) error {
-	if err := cluster.CheckName(name); err != nil {
-		return err
-	}
-	engine, err := dockerengine.Open(ctx)
-	if err != nil {
-		return err
-	}
-	defer engine.Close()
-	unlock, err := lockCluster(ctx, engine, name)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	return change(ctx, engine)
 }

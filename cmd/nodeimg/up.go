@@ -16,7 +16,6 @@ import (
 	"github.com/nodeimg/nodeimg/builder/display"
 	"github.com/nodeimg/nodeimg/builder/publish"
 	"github.com/nodeimg/nodeimg/cluster"
-	"github.com/nodeimg/nodeimg/internal/cache"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/internal/progress"
 	"github.com/nodeimg/nodeimg/nodeimage/inspect"
@@ -77,36 +76,25 @@ func kubeconfigPath(flag string) string {
 }
 
 func runUp(ctx context.Context, image string, o upOptions, stdout, stderr io.Writer) error {
-	if err := cluster.CheckName(o.cluster.Name); err != nil {
-		return err
-	}
 	screen, err := display.New(o.progress, stderr)
 	if err != nil {
 		return err
 	}
 	defer screen.Close()
-	ctx = progress.WithSink(ctx, screen.Sink())
-	engine, err := dockerengine.Open(ctx)
-	if err != nil {
-		return err
-	}
-	defer engine.Close()
-	unlock, err := lockCluster(ctx, engine, o.cluster.Name)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	o.cluster.Engine = engine
 	o.cluster.API = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), o.apiPort)
-	if o.cluster.Image, err = loadNodeImage(ctx, engine, image); err != nil {
-		return err
-	}
-	result, err := cluster.Up(ctx, o.cluster)
-	if err != nil {
-		return err
-	}
 	path := kubeconfigPath(o.kubeconfig)
-	if err := cluster.MergeKubeconfig(ctx, path, result.Kubeconfig); err != nil {
+	var result *cluster.Result
+	err = changeCluster(progress.WithSink(ctx, screen.Sink()), o.cluster.Name, func(ctx context.Context, engine *dockerengine.Engine) (err error) {
+		o.cluster.Engine = engine
+		if o.cluster.Image, err = loadNodeImage(ctx, engine, image); err != nil {
+			return err
+		}
+		if result, err = cluster.Up(ctx, o.cluster); err != nil {
+			return err
+		}
+		return cluster.MergeKubeconfig(ctx, path, result.Kubeconfig)
+	})
+	if err != nil {
 		return err
 	}
 	screen.Close()
@@ -122,15 +110,6 @@ func runUp(ctx context.Context, image string, o upOptions, stdout, stderr io.Wri
 	fmt.Fprintf(stderr, "The nodes are %s.\nkubectl --kubeconfig %s --context %s get nodes\n", isolation, path, cluster.ContextName(o.cluster.Name))
 	_, err = fmt.Fprintln(stdout, cluster.ContextName(o.cluster.Name))
 	return err
-}
-
-// lockCluster waits until no other nodeimg of this user changes the cluster of the name.
-func lockCluster(ctx context.Context, engine *dockerengine.Engine, name string) (unlock func(), err error) {
-	store, err := cache.Open("")
-	if err != nil {
-		return nil, err
-	}
-	return store.Lock(ctx, "cluster-"+engine.Host()+"-"+name)
 }
 
 // loadNodeImage returns the name of the image in the Engine; a layout or an archive is loaded, unless the Engine has the same image.

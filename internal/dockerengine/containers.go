@@ -33,7 +33,6 @@ func (e *TakenError) Error() string { return fmt.Sprintf("the %s %s is taken alr
 type ContainerSpec struct {
 	Name, Hostname, Image string
 	Labels                map[string]string
-	Env                   []string
 	// Runtime is one of Runtimes.
 	Runtime string
 	// Privileged grants everything and takes every confinement away.
@@ -93,14 +92,12 @@ func (e *Engine) CreateContainer(ctx context.Context, spec ContainerSpec) (id st
 	for _, p := range spec.Publish {
 		port := nat.Port(fmt.Sprintf("%d/tcp", p.Container))
 		exposed[port] = struct{}{}
-		binding := nat.PortBinding{HostIP: p.Host.Addr().String()}
-		if p.Host.Port() != 0 {
-			binding.HostPort = strconv.Itoa(int(p.Host.Port()))
-		}
-		host.PortBindings[port] = append(host.PortBindings[port], binding)
+		host.PortBindings[port] = append(host.PortBindings[port], nat.PortBinding{
+			HostIP: p.Host.Addr().String(), HostPort: strconv.Itoa(int(p.Host.Port())),
+		})
 	}
 	created, err := e.client.ContainerCreate(ctx, &container.Config{
-		Image: spec.Image, Hostname: spec.Hostname, Labels: spec.Labels, Env: spec.Env, Tty: true, ExposedPorts: exposed,
+		Image: spec.Image, Hostname: spec.Hostname, Labels: spec.Labels, Tty: true, ExposedPorts: exposed,
 	}, host, nil, nil, spec.Name)
 	switch {
 	case errdefs.IsConflict(err):
@@ -120,13 +117,13 @@ func (e *Engine) StartContainer(ctx context.Context, id string) error {
 		return nil
 	}
 	if text := err.Error(); strings.Contains(text, "port is already allocated") || strings.Contains(text, "address already in use") {
-		return fmt.Errorf("starting container %s: %w", id, &TakenError{What: "port", Name: lastColon(text)})
+		return fmt.Errorf("starting container %s: %w", id, &TakenError{What: "port", Name: takenPort(text)})
 	}
 	return fmt.Errorf("starting container %s: %w", id, plain(ctx, err))
 }
 
-// lastColon is what the Engine says about a port, after its own prefixes.
-func lastColon(text string) string {
+// takenPort is what the Engine says about a port, after its own prefixes.
+func takenPort(text string) string {
 	if i := strings.Index(text, "Bind for "); i >= 0 {
 		rest, _, _ := strings.Cut(text[i+len("Bind for "):], " ")
 		return rest
@@ -174,25 +171,25 @@ func labelFilter(label, value string) filters.Args {
 }
 
 // CreateNetwork makes a bridge network; options are those of the bridge driver. The error is a *TakenError when the name is taken.
-func (e *Engine) CreateNetwork(ctx context.Context, name string, labels, options map[string]string) (id string, err error) {
+func (e *Engine) CreateNetwork(ctx context.Context, name string, labels, options map[string]string) error {
 	// The Engine itself takes one name twice: older ones always, newer ones when two clients are quick.
 	found, err := e.client.NetworkList(ctx, network.ListOptions{Filters: filters.NewArgs(filters.Arg("name", name))})
 	if err != nil {
-		return "", fmt.Errorf("listing networks: %w", plain(ctx, err))
+		return fmt.Errorf("listing networks: %w", plain(ctx, err))
 	}
 	for _, n := range found {
 		if n.Name == name {
-			return "", &TakenError{What: "network name", Name: name}
+			return &TakenError{What: "network name", Name: name}
 		}
 	}
-	created, err := e.client.NetworkCreate(ctx, name, network.CreateOptions{Driver: "bridge", Labels: labels, Options: options})
+	_, err = e.client.NetworkCreate(ctx, name, network.CreateOptions{Driver: "bridge", Labels: labels, Options: options})
 	if errdefs.IsConflict(err) {
-		return "", &TakenError{What: "network name", Name: name}
+		return &TakenError{What: "network name", Name: name}
 	}
 	if err != nil {
-		return "", fmt.Errorf("creating network %s: %w", name, plain(ctx, err))
+		return fmt.Errorf("creating network %s: %w", name, plain(ctx, err))
 	}
-	return created.ID, nil
+	return nil
 }
 
 // Labelled is a network or a volume with its labels.
