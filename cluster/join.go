@@ -23,18 +23,6 @@ type member struct {
 	started time.Time
 }
 
-// nodeSpec is what all containers of a cluster have in common. Image, Runtime and Privileged are the caller's.
-func nodeSpec(cluster string, role Role, number int) dockerengine.ContainerSpec {
-	name := nodeName(cluster, role, number)
-	return dockerengine.ContainerSpec{
-		Name: name, Hostname: name, Network: networkName(cluster),
-		Labels: map[string]string{LabelCluster: cluster, LabelRole: string(role)},
-		Tmpfs:  []string{"/run", "/tmp"},
-		// Overlays of the node cannot lie on Docker's own.
-		Volumes: []string{"/var"},
-	}
-}
-
 // startAll makes and starts containers at once and returns them in their order. The caller removes what there is of them when it fails.
 func startAll(ctx context.Context, engine *dockerengine.Engine, wait time.Duration, specs ...dockerengine.ContainerSpec) ([]*member, error) {
 	members := make([]*member, len(specs))

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nodeimg/nodeimg/cluster/config"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/recipes"
 )
@@ -21,12 +22,12 @@ const (
 )
 
 // Role is what a node is in its cluster.
-type Role string
+type Role = config.Role
 
 // The roles.
 const (
-	RoleControlPlane Role = "control-plane"
-	RoleWorker       Role = "worker"
+	RoleControlPlane = config.RoleControlPlane
+	RoleWorker       = config.RoleWorker
 )
 
 // Node is one node of a cluster.

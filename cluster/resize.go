@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nodeimg/nodeimg/cluster/config"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/internal/progress"
 	"github.com/nodeimg/nodeimg/recipes"
@@ -238,9 +239,9 @@ func (r *resizer) grow(ctx context.Context, numbers []int) (err error) {
 	}
 	var specs []dockerengine.ContainerSpec
 	for _, number := range numbers {
-		spec := nodeSpec(r.Name, RoleWorker, number)
-		spec.Image, spec.Runtime, spec.Privileged = like.Image, like.Runtime, like.Privileged
-		specs = append(specs, spec)
+		member := config.Member{Nodes: config.Nodes{Image: like.Image}, Role: RoleWorker, Number: number}
+		described := config.Cluster{Metadata: config.Metadata{Name: r.Name}, Spec: config.Spec{Privileged: like.Privileged}}
+		specs = append(specs, nodeSpec(described, member, like.Runtime))
 	}
 	defer func() {
 		if err == nil {

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nodeimg/nodeimg/cluster/config"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/internal/progress"
 	"github.com/nodeimg/nodeimg/recipes"
@@ -26,16 +27,8 @@ const apiPort = 6443
 // Options describe the cluster to make.
 type Options struct {
 	Engine *dockerengine.Engine
-	// Name is the cluster's.
-	Name string
-	// Image is the node image's name in the Engine.
-	Image string
-	// Workers are nodes beside the control plane. Without any, the control plane takes ordinary pods too.
-	Workers int
-	// Runtime is the Engine's OCI runtime for the nodes; empty means sysbox-runc, or the Engine's default with Privileged.
-	Runtime string
-	// Privileged gives the nodes every privilege on the host.
-	Privileged bool
+	// Config describes the cluster. It is defaulted and valid, and its images are names in the Engine.
+	Config config.Cluster
 	// API is where the API server is published on the host; port 0 is one that is free.
 	API netip.AddrPort
 	// Wait is how long each node and the pods of the system may take to be Ready.
@@ -55,16 +48,17 @@ type Result struct {
 // maker makes one cluster.
 type maker struct {
 	Options
-	token        string
-	controlPlane *member
-	workers      []*member
+	name, runtime string
+	token         string
+	controlPlane  *member
+	workers       []*member
 }
 
 // Up makes a cluster and returns when its nodes and the pods of kube-system are Ready. What it has made is removed when it fails, unless
 // Retain says otherwise. What an earlier Up has left that was killed is removed first; the caller must see to it that no other Up of the
 // name runs. The error is a *recipes.InputError for options that cannot be, and for a cluster that is there already.
 func Up(ctx context.Context, o Options) (_ *Result, err error) {
-	m := &maker{Options: o, token: newToken()}
+	m := &maker{Options: o, name: o.Config.Metadata.Name, token: newToken()}
 	if err := m.check(ctx); err != nil {
 		return nil, err
 	}
@@ -73,13 +67,13 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 			return
 		}
 		if m.Retain {
-			err = fmt.Errorf("%w\nwhat was made is kept, because of --retain; nodeimg down --name %s removes it", err, m.Name)
+			err = fmt.Errorf("%w\nwhat was made is kept, because of --retain; nodeimg down --name %s removes it", err, m.name)
 			return
 		}
 		// Also when ctx has ended: what was made must go.
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeLimit)
 		defer cancel()
-		err = errors.Join(err, remove(clean, m.Engine, m.Name))
+		err = errors.Join(err, remove(clean, m.Engine, m.name))
 	}()
 	if err := m.create(ctx); err != nil {
 		return nil, err
@@ -110,50 +104,48 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 		return nil, err
 	}
 	result := &Result{Isolated: isolated}
-	if result.Kubeconfig, err = Kubeconfig(ctx, m.Engine, m.Name); err != nil {
+	if result.Kubeconfig, err = Kubeconfig(ctx, m.Engine, m.name); err != nil {
 		return nil, err
 	}
 	// From here on the cluster counts as made.
-	return result, m.Engine.CreateVolume(ctx, networkName(m.Name)+"-complete", map[string]string{LabelCluster: m.Name})
+	return result, m.Engine.CreateVolume(ctx, networkName(m.name)+"-complete", map[string]string{LabelCluster: m.name})
 }
 
 // check looks at the options and at what the Engine has, before anything is made.
 func (m *maker) check(ctx context.Context) error {
-	if err := CheckName(m.Name); err != nil {
+	if err := CheckName(m.name); err != nil {
 		return err
-	}
-	if m.Workers < 0 {
-		return recipes.InputErrorf("found %d workers, expected 0 or more", m.Workers)
 	}
 	runtimes, err := m.Engine.Runtimes(ctx)
 	if err != nil {
 		return err
 	}
+	m.runtime = m.Config.Spec.Runtime
 	switch {
-	case m.Runtime != "" && !slices.Contains(runtimes, m.Runtime):
-		return recipes.InputErrorf("the Docker Engine has no runtime %s; it has %s", m.Runtime, strings.Join(runtimes, ", "))
-	case m.Runtime == "" && !m.Privileged && !slices.Contains(runtimes, sysbox):
+	case m.runtime != "" && !slices.Contains(runtimes, m.runtime):
+		return recipes.InputErrorf("the Docker Engine has no runtime %s; it has %s", m.runtime, strings.Join(runtimes, ", "))
+	case m.runtime == "" && !m.Config.Spec.Privileged && !slices.Contains(runtimes, sysbox):
 		return recipes.InputErrorf("the Docker Engine has no runtime %s, which nodes need to run without privileges; install Sysbox "+
 			"(https://github.com/nestybox/sysbox), or choose nodes with every privilege on this host by --privileged", sysbox)
-	case m.Runtime == "" && !m.Privileged:
-		m.Runtime = sysbox
+	case m.runtime == "" && !m.Config.Spec.Privileged:
+		m.runtime = sysbox
 	}
-	found, err := List(ctx, m.Engine, m.Name)
+	found, err := List(ctx, m.Engine, m.name)
 	if err != nil || len(found) == 0 {
 		return err
 	}
 	if found[0].Complete {
-		return recipes.InputErrorf("the cluster %s is there already; nodeimg down --name %[1]s removes it", m.Name)
+		return recipes.InputErrorf("the cluster %s is there already; nodeimg down --name %[1]s removes it", m.name)
 	}
-	return remove(ctx, m.Engine, m.Name)
+	return remove(ctx, m.Engine, m.name)
 }
 
 // create makes and starts all containers at once.
 func (m *maker) create(ctx context.Context) error {
-	step := progress.Start(ctx, "[create] network and %d containers of %s", 1+m.Workers, m.Name)
+	step := progress.Start(ctx, "[create] network and %d containers of %s", len(m.Config.Spec.Members()), m.name)
 	return step.Done(func() error {
-		network := networkName(m.Name)
-		if err := m.Engine.CreateNetwork(ctx, network, map[string]string{LabelCluster: m.Name}, networkOptions()); err != nil {
+		network := networkName(m.name)
+		if err := m.Engine.CreateNetwork(ctx, network, map[string]string{LabelCluster: m.name}, networkOptions()); err != nil {
 			return because(err, "it is not this cluster's; remove it or choose another --name")
 		}
 		api := m.API
@@ -164,14 +156,11 @@ func (m *maker) create(ctx context.Context) error {
 			}
 			api = netip.AddrPortFrom(api.Addr(), port)
 		}
-		specs := []dockerengine.ContainerSpec{nodeSpec(m.Name, RoleControlPlane, 1)}
+		var specs []dockerengine.ContainerSpec
+		for _, n := range m.Config.Spec.Members() {
+			specs = append(specs, nodeSpec(m.Config, n, m.runtime))
+		}
 		specs[0].Publish = []dockerengine.PublishedPort{{Host: api, Container: apiPort}}
-		for i := range m.Workers {
-			specs = append(specs, nodeSpec(m.Name, RoleWorker, i+1))
-		}
-		for i := range specs {
-			specs[i].Image, specs[i].Runtime, specs[i].Privileged = m.Image, m.Runtime, m.Privileged
-		}
 		members, err := startAll(ctx, m.Engine, m.Wait, specs...)
 		m.controlPlane, m.workers = members[0], members[1:]
 		return err
@@ -213,7 +202,7 @@ func (m *maker) init(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		config, err := initConfig(shipped, m.token, m.Workers == 0)
+		config, err := initConfig(shipped, m.token, m.Config.Spec.Workers.Count == 0)
 		if err != nil {
 			return err
 		}

@@ -79,10 +79,10 @@ func (m *maker) ready(ctx context.Context) error {
 	if err != nil || !network {
 		return err
 	}
-	if err := m.controlPlane.awaitReady(ctx, m.Name, m.members()); err != nil {
+	if err := m.controlPlane.awaitReady(ctx, m.name, m.members()); err != nil {
 		return err
 	}
-	step := progress.Start(ctx, "[%s] pods of kube-system Ready", m.Name)
+	step := progress.Start(ctx, "[%s] pods of kube-system Ready", m.name)
 	if err := step.Done(m.controlPlane.await(ctx, readyPods)); err != nil {
 		return fmt.Errorf("waiting until the pods of kube-system are Ready: %w", err)
 	}

@@ -50,10 +50,11 @@ func newUpCommand() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&options.cluster.Name, "name", defaultCluster, "the cluster's name")
-	flags.IntVar(&options.cluster.Workers, "workers", 0, "nodes beside the control plane; without any, it takes all pods")
-	flags.StringVar(&options.cluster.Runtime, "runtime", "", "the Engine's OCI runtime for nodes; sysbox-runc unless given")
-	flags.BoolVar(&options.cluster.Privileged, "privileged", false, "give the nodes every privilege on this host")
+	described := &options.cluster.Config
+	flags.StringVar(&described.Metadata.Name, "name", defaultCluster, "the cluster's name")
+	flags.IntVar(&described.Spec.Workers.Count, "workers", 0, "nodes beside the control plane; without any, it takes all pods")
+	flags.StringVar(&described.Spec.Runtime, "runtime", "", "the Engine's OCI runtime for nodes; sysbox-runc unless given")
+	flags.BoolVar(&described.Spec.Privileged, "privileged", false, "give the nodes every privilege on this host")
 	flags.Uint16Var(&options.apiPort, "api-port", 0, "port of the API server on this host's loopback address; a free one unless given")
 	flags.DurationVar(&options.cluster.Wait, "wait", 5*time.Minute, "how long a node, and then all of them, may take to be Ready")
 	flags.BoolVar(&options.cluster.Retain, "retain", false, "keep what was made when it fails, to look into it")
@@ -83,10 +84,15 @@ func runUp(ctx context.Context, image string, o upOptions, stdout, stderr io.Wri
 	defer screen.Close()
 	o.cluster.API = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), o.apiPort)
 	path := kubeconfigPath(o.kubeconfig)
+	name := o.cluster.Config.Metadata.Name
+	if o.cluster.Config.Spec.Workers.Count < 0 {
+		return recipes.InputErrorf("found %d workers, expected 0 or more", o.cluster.Config.Spec.Workers.Count)
+	}
+	o.cluster.Config.Spec.ControlPlanes.Count = 1
 	var result *cluster.Result
-	err = changeCluster(progress.WithSink(ctx, screen.Sink()), o.cluster.Name, func(ctx context.Context, engine *dockerengine.Engine) (err error) {
+	err = changeCluster(progress.WithSink(ctx, screen.Sink()), name, func(ctx context.Context, engine *dockerengine.Engine) (err error) {
 		o.cluster.Engine = engine
-		if o.cluster.Image, err = loadNodeImage(ctx, engine, image); err != nil {
+		if o.cluster.Config.Spec.Image, err = loadNodeImage(ctx, engine, image); err != nil {
 			return err
 		}
 		if result, err = cluster.Up(ctx, o.cluster); err != nil {
@@ -107,8 +113,8 @@ func runUp(ctx context.Context, image string, o upOptions, stdout, stderr io.Wri
 	if !result.Isolated {
 		isolation = "not isolated: root in the nodes is root on this host"
 	}
-	fmt.Fprintf(stderr, "The nodes are %s.\nkubectl --kubeconfig %s --context %s get nodes\n", isolation, path, cluster.ContextName(o.cluster.Name))
-	_, err = fmt.Fprintln(stdout, cluster.ContextName(o.cluster.Name))
+	fmt.Fprintf(stderr, "The nodes are %s.\nkubectl --kubeconfig %s --context %s get nodes\n", isolation, path, cluster.ContextName(name))
+	_, err = fmt.Fprintln(stdout, cluster.ContextName(name))
 	return err
 }
 
