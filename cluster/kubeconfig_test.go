@@ -12,8 +12,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd/api"
 )
 
-// config is what Kubeconfig returns for a cluster.
-func config(t *testing.T, cluster string) []byte {
+// kubeconfigFile is what Kubeconfig returns for a cluster.
+func kubeconfigFile(t *testing.T, cluster string) []byte {
 	t.Helper()
 	own := ContextName(cluster)
 	c := api.NewConfig()
@@ -41,7 +41,7 @@ func read(t *testing.T, path string) *api.Config {
 func TestKubeconfigTogether(t *testing.T) {
 	dir := t.TempDir()
 	real, path := filepath.Join(dir, "real"), filepath.Join(dir, "config")
-	if err := os.WriteFile(real, config(t, "kept"), 0o600); err != nil {
+	if err := os.WriteFile(real, kubeconfigFile(t, "kept"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink("real", path); err != nil {
@@ -59,7 +59,7 @@ func TestKubeconfigTogether(t *testing.T) {
 		}
 		group.Wait()
 	}
-	all(func(name string) error { return MergeKubeconfig(t.Context(), path, config(t, name)) })
+	all(func(name string) error { return MergeKubeconfig(t.Context(), path, kubeconfigFile(t, name)) })
 	if got := read(t, path); len(got.Contexts) != count+1 || len(got.Clusters) != count+1 || len(got.AuthInfos) != count+1 {
 		t.Errorf("%d contexts, %d clusters, %d users; want %d of each", len(got.Contexts), len(got.Clusters), len(got.AuthInfos), count+1)
 	}
@@ -84,7 +84,7 @@ func TestKubeconfigThatIsNone(t *testing.T) {
 	if err := os.WriteFile(path, []byte("{not: [yaml"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := MergeKubeconfig(t.Context(), path, config(t, "new"))
+	err := MergeKubeconfig(t.Context(), path, kubeconfigFile(t, "new"))
 	if err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("error %v", err)
 	}
