@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,8 +16,6 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-
-	"github.com/nodeimg/nodeimg/test/internal/engine"
 )
 
 // launcher runs nodeimg against an Engine whose published ports this process can reach.
@@ -79,7 +78,29 @@ func (l launcher) docker(args ...string) string {
 
 // has lists everything in the Engine but images.
 func (l launcher) has() string {
-	return l.docker("ps", "--all", "--format", "{{.Names}}") + l.docker("network", "ls", "--format", "{{.Name}}") + l.docker("volume", "ls", "--quiet")
+	l.t.Helper()
+	list, err := engineHas(l.t.Context(), l.host)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return list
+}
+
+// engineHas lists everything in an Engine but images.
+func engineHas(ctx context.Context, host string) (string, error) {
+	var list strings.Builder
+	for _, args := range [][]string{
+		{"ps", "--all", "--format", "{{.Names}}"}, {"network", "ls", "--format", "{{.Name}}"}, {"volume", "ls", "--quiet"},
+	} {
+		cmd := exec.CommandContext(ctx, "docker", args...)
+		cmd.Env = append(os.Environ(), "DOCKER_HOST="+host)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("docker %q: %w\n%s", args, err, out)
+		}
+		list.Write(out)
+	}
+	return list.String(), nil
 }
 
 // nodes asks the API server from this host which nodes are Ready.
@@ -129,18 +150,7 @@ func (l launcher) nodes() (ready []string) {
 
 // TestE2EUp makes clusters with nodeimg itself and removes them, also after it was killed.
 func TestE2EUp(t *testing.T) {
-	running, err := engine.Start(t.Context(), engine.Options{Network: engine.HostNetwork})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := running.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	l := launcher{t: t, host: running.Host(), kubeconfig: filepath.Join(t.TempDir(), "kube", "config")}
-	image := "nodeimg-e2e/up:" + suffix()
-	l.must("build", filepath.Join(root(t), "recipes", "k8s-node-source.yaml"), "-o", "type=docker", "-t", image)
+	l, image := clusters(t), clusterImage
 	before := l.has()
 
 	l.refused(2, "--privileged", "up", image, "--name", "one")

@@ -33,7 +33,12 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "compiling nodeimg:", err)
 		return 1
 	}
-	return m.Run()
+	status := m.Run()
+	if err := stopClusterEngine(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return status
 }
 
 // compile puts nodeimg and buildkitd into dir.
