@@ -239,7 +239,7 @@ func (r *resizer) grow(ctx context.Context, numbers []int) (err error) {
 	}
 	var specs []dockerengine.ContainerSpec
 	for _, number := range numbers {
-		member := config.Member{Nodes: config.Nodes{Image: like.Image}, Role: RoleWorker, Number: number}
+		member := config.Member{Group: config.Group{Image: like.Image}, Role: RoleWorker, Number: number}
 		described := config.Cluster{Metadata: config.Metadata{Name: r.Name}, Spec: config.Spec{Privileged: like.Privileged}}
 		specs = append(specs, nodeSpec(described, member, like.Runtime))
 	}

@@ -202,7 +202,7 @@ func (m *maker) init(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		config, err := initConfig(shipped, m.token, m.Config.Spec.Workers.Count == 0)
+		config, err := initConfig(shipped, m.token, m.Config.Spec.Workers.Count() == 0)
 		if err != nil {
 			return err
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/nodeimg/nodeimg/builder/display"
 	"github.com/nodeimg/nodeimg/builder/publish"
 	"github.com/nodeimg/nodeimg/cluster"
+	"github.com/nodeimg/nodeimg/cluster/config"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/internal/progress"
 	"github.com/nodeimg/nodeimg/nodeimage/inspect"
@@ -26,11 +27,13 @@ import (
 const defaultCluster = "nodeimg"
 
 type upOptions struct {
-	cluster    cluster.Options
-	apiPort    uint16
-	kubeconfig string
-	progress   string
-	timings    bool
+	cluster cluster.Options
+	apiPort uint16
+	// controlPlanes and workers are how many there are.
+	controlPlanes, workers int
+	kubeconfig             string
+	progress               string
+	timings                bool
 }
 
 func newUpCommand() *cobra.Command {
@@ -52,7 +55,7 @@ func newUpCommand() *cobra.Command {
 	flags := cmd.Flags()
 	described := &options.cluster.Config
 	flags.StringVar(&described.Metadata.Name, "name", defaultCluster, "the cluster's name")
-	flags.IntVar(&described.Spec.Workers.Count, "workers", 0, "nodes beside the control plane; without any, it takes all pods")
+	flags.IntVar(&options.workers, "workers", 0, "nodes beside the control plane; without any, it takes all pods")
 	flags.StringVar(&described.Spec.Runtime, "runtime", "", "the Engine's OCI runtime for nodes; sysbox-runc unless given")
 	flags.BoolVar(&described.Spec.Privileged, "privileged", false, "give the nodes every privilege on this host")
 	flags.Uint16Var(&options.apiPort, "api-port", 0, "port of the API server on this host's loopback address; a free one unless given")
@@ -85,10 +88,12 @@ func runUp(ctx context.Context, image string, o upOptions, stdout, stderr io.Wri
 	o.cluster.API = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), o.apiPort)
 	path := kubeconfigPath(o.kubeconfig)
 	name := o.cluster.Config.Metadata.Name
-	if o.cluster.Config.Spec.Workers.Count < 0 {
-		return recipes.InputErrorf("found %d workers, expected 0 or more", o.cluster.Config.Spec.Workers.Count)
+	if o.workers < 0 {
+		return recipes.InputErrorf("found %d workers, expected 0 or more", o.workers)
 	}
-	o.cluster.Config.Spec.ControlPlanes.Count = 1
+	o.controlPlanes = 1
+	described := &o.cluster.Config.Spec
+	described.ControlPlanes, described.Workers = config.Groups{{Count: o.controlPlanes}}, config.Groups{{Count: o.workers}}
 	var result *cluster.Result
 	err = changeCluster(progress.WithSink(ctx, screen.Sink()), name, func(ctx context.Context, engine *dockerengine.Engine) (err error) {
 		o.cluster.Engine = engine

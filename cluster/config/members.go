@@ -1,0 +1,54 @@
+package config
+
+import (
+	"maps"
+	"slices"
+)
+
+// Member is one node of a cluster.
+type Member struct {
+	// Group describes the node, with what the cluster gives to all nodes.
+	Group
+	Role Role
+	// Number counts from 1 within the role.
+	Number int
+}
+
+// Members are all nodes of the cluster, control planes first.
+func (s Spec) Members() []Member {
+	return append(s.members(RoleControlPlane, s.ControlPlanes), s.members(RoleWorker, s.Workers)...)
+}
+
+func (s Spec) members(role Role, groups Groups) []Member {
+	var members []Member
+	for _, group := range groups {
+		for range group.Count {
+			members = append(members, s.Member(group, role, len(members)+1))
+		}
+	}
+	return members
+}
+
+// Member is a node of the group, with what the cluster gives to all nodes.
+func (s Spec) Member(group Group, role Role, number int) Member {
+	if group.Image == "" {
+		group.Image = s.Image
+	}
+	if group.Memory == "" {
+		group.Memory = s.Memory
+	}
+	if group.CPUs == 0 {
+		group.CPUs = s.CPUs
+	}
+	env := maps.Clone(s.Env)
+	if env == nil {
+		env = map[string]string{}
+	}
+	maps.Copy(env, group.Env)
+	group.Env = env
+	group.Count = 1
+	group.Mounts = slices.Concat(s.Mounts, group.Mounts)
+	group.KubeadmPatches = slices.Concat(s.KubeadmPatches, group.KubeadmPatches)
+	group.KubeadmPatchesJSON6902 = slices.Concat(s.KubeadmPatchesJSON6902, group.KubeadmPatchesJSON6902)
+	return Member{Group: group, Role: role, Number: number}
+}
