@@ -22,7 +22,7 @@ import (
 
 // TakenError says that something else in the Engine has the name, or the host's port.
 type TakenError struct {
-	// What is container, network or port.
+	// What is container name, network name, volume name or port.
 	What, Name string
 }
 
@@ -39,7 +39,8 @@ type ContainerSpec struct {
 	Privileged bool
 	// Network is joined from the start.
 	Network string
-	// Tmpfs are folders in memory, Volumes folders with an anonymous volume each.
+	// Tmpfs are folders in memory, Volumes folders with an anonymous volume each, which has the container's labels: an Engine that is killed
+	// while it removes the container leaves them.
 	Tmpfs, Volumes []string
 	// Publish are ports of the container that are reachable on the host.
 	Publish []PublishedPort
@@ -86,7 +87,9 @@ func (e *Engine) CreateContainer(ctx context.Context, spec ContainerSpec) (id st
 		host.Tmpfs[path] = ""
 	}
 	for _, path := range spec.Volumes {
-		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeVolume, Target: path})
+		host.Mounts = append(host.Mounts, mount.Mount{
+			Type: mount.TypeVolume, Target: path, VolumeOptions: &mount.VolumeOptions{Labels: spec.Labels},
+		})
 	}
 	exposed := nat.PortSet{}
 	for _, p := range spec.Publish {
@@ -131,13 +134,26 @@ func takenPort(text string) string {
 	return "(" + text + ")"
 }
 
-// RemoveContainer kills and removes a container with its anonymous volumes. One that is not there is no error.
+// removePoll is how often RemoveContainer looks whether somebody else has removed the container.
+const removePoll = 50 * time.Millisecond
+
+// RemoveContainer kills and removes a container with its anonymous volumes, and returns when it is gone, whoever has removed it. One that
+// is not there is no error.
 func (e *Engine) RemoveContainer(ctx context.Context, id string) error {
-	err := e.client.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
-	if err == nil || errdefs.IsNotFound(err) || errdefs.IsConflict(err) && strings.Contains(err.Error(), "already in progress") {
-		return nil
+	for {
+		err := e.client.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
+		switch {
+		case err == nil || errdefs.IsNotFound(err):
+			return nil
+		case !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "already in progress"):
+			return fmt.Errorf("removing container %s: %w", id, plain(ctx, err))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("removing container %s: %w: %w", id, context.Cause(ctx), err)
+		case <-time.After(removePoll):
+		}
 	}
-	return fmt.Errorf("removing container %s: %w", id, plain(ctx, err))
 }
 
 // Containers lists the containers that have the label, with the value unless that is empty, sorted by name. Stopped ones count.
@@ -220,9 +236,15 @@ func (e *Engine) RemoveNetwork(ctx context.Context, id string) error {
 	return nil
 }
 
-// CreateVolume makes an empty volume. The caller must remove it. One of the same name that is there already is no error.
+// CreateVolume makes an empty volume. The caller must remove it. One of the same name and labels that is there already is no error; with
+// other labels the error is a *TakenError.
 func (e *Engine) CreateVolume(ctx context.Context, name string, labels map[string]string) error {
-	if _, err := e.client.VolumeCreate(ctx, volume.CreateOptions{Name: name, Labels: labels}); err != nil {
+	// The Engine answers with the volume that is there, if there is one, whatever its labels.
+	created, err := e.client.VolumeCreate(ctx, volume.CreateOptions{Name: name, Labels: labels})
+	if errdefs.IsConflict(err) || err == nil && !maps.Equal(created.Labels, labels) {
+		return &TakenError{What: "volume name", Name: name}
+	}
+	if err != nil {
 		return fmt.Errorf("creating volume %s: %w", name, plain(ctx, err))
 	}
 	return nil
