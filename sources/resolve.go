@@ -24,10 +24,11 @@ import (
 )
 
 // nodePackages are the distribution packages that every node has, the same names in Debian and Ubuntu: systemd as PID 1, and the
-// programs that kubeadm's preflight checks, the kubelet, kube-proxy and stock kind call (contracts/kind-node-image.md).
+// programs that kubeadm's preflight checks, the kubelet, kube-proxy and stock kind call (contracts/kind-node-image.md). haproxy is for
+// the load balancer of several control planes, which is a container of the same image.
 var nodePackages = []string{
-	"bash", "ca-certificates", "conntrack", "dbus", "ethtool", "hostname", "iproute2", "iptables", "kmod", "libseccomp2", "mount",
-	"netbase", "nftables", "procps", "socat", "systemd", "systemd-sysv", "tar", "util-linux",
+	"bash", "ca-certificates", "conntrack", "dbus", "ethtool", "haproxy", "hostname", "iproute2", "iptables", "kmod", "libseccomp2",
+	"mount", "netbase", "nftables", "procps", "socat", "systemd", "systemd-sysv", "tar", "util-linux",
 }
 
 // runtimePackages are the distribution packages that the container runtime needs besides: CRI-O's monitor of containers is in C and no Go

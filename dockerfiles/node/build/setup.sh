@@ -11,12 +11,13 @@ for unit in containerd.service cri-docker.service crio.service docker.service no
 	fi
 done
 
-# Units that make no sense, or do harm, in a container: they write the host's kernel settings, wait for devices, or want a console.
+# Units that make no sense, or do harm, in a container: they write the host's kernel settings, wait for devices, or want a console. haproxy
+# runs only in a load balancer's container, without systemd.
 for unit in \
 	apt-daily-upgrade.timer apt-daily.timer console-getty.service dev-hugepages.mount dev-mqueue.mount dpkg-db-backup.timer \
-	e2scrub_all.timer e2scrub_reap.service fstrim.timer getty.target getty-static.service getty@tty1.service ifupdown-wait-online.service \
-	kmod-static-nodes.service modprobe@.service networking.service proc-sys-fs-binfmt_misc.automount sys-fs-fuse-connections.mount \
-	sys-kernel-config.mount sys-kernel-debug.mount sys-kernel-tracing.mount systemd-binfmt.service systemd-firstboot.service \
+	e2scrub_all.timer e2scrub_reap.service fstrim.timer getty.target getty-static.service getty@tty1.service haproxy.service \
+	ifupdown-wait-online.service kmod-static-nodes.service modprobe@.service networking.service proc-sys-fs-binfmt_misc.automount \
+	sys-fs-fuse-connections.mount sys-kernel-config.mount sys-kernel-debug.mount sys-kernel-tracing.mount systemd-binfmt.service systemd-firstboot.service \
 	systemd-logind.service systemd-machine-id-commit.service systemd-modules-load.service systemd-networkd.service \
 	systemd-networkd-wait-online.service systemd-random-seed.service systemd-remount-fs.service systemd-resolved.service \
 	systemd-sysctl.service systemd-timesyncd.service systemd-udev-trigger.service systemd-udevd.service \

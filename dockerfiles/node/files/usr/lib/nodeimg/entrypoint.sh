@@ -132,7 +132,7 @@ render_kubeadm() {
 	endpoint=$address
 	[ -z "$resolver" ] || endpoint=$(hostname)
 	mkdir -p /etc/nodeimg
-	sed -e "s/@NODE_ADDRESS@/$address/g" -e "s/@NODE_NAME@/$(hostname)/g" -e "s/@CONTROL_PLANE@/$endpoint/g" \
+	sed -e "s/@NODE_ADDRESS@/$address/g" -e "s/@CONTROL_PLANE@/$endpoint/g" \
 		/usr/share/nodeimg/kubeadm.yaml >/etc/nodeimg/kubeadm.yaml.new
 	mv /etc/nodeimg/kubeadm.yaml.new /etc/nodeimg/kubeadm.yaml
 }
@@ -148,22 +148,27 @@ follow_address() {
 	[ -n "$address" ] || return 0
 	mkdir -p "$state"
 	old=$(cat "$state/ipv4" 2>/dev/null || true)
-	echo "$address" >"$state/ipv4"
 	if [ -z "$old" ] || [ "$old" = "$address" ] || [ ! -d /etc/kubernetes ]; then
+		echo "$address" >"$state/ipv4"
 		return 0
 	fi
 	say "address changed from $old to $address"
 	pattern=$(printf '%s' "$old" | sed 's/\./\\./g')
 	find /etc/kubernetes /var/lib/kubelet -maxdepth 2 -type f \( -name '*.conf' -o -name '*.yaml' -o -name '*.env' \) \
 		-exec sed -i "s/\b$pattern\b/$address/g" {} +
-	if [ -f /etc/kubernetes/pki/ca.key ] && [ -f /etc/nodeimg/kubeadm.yaml ]; then
+	# What the control plane was really made with, where nodeimg has made it.
+	config=/etc/kubernetes/kubeadm.yaml
+	[ -f "$config" ] || config=/etc/nodeimg/kubeadm.yaml
+	if [ -f /etc/kubernetes/pki/ca.key ] && [ -f "$config" ]; then
 		for cert in apiserver etcd/server etcd/peer; do
 			rm -f "/etc/kubernetes/pki/$cert.crt" "/etc/kubernetes/pki/$cert.key"
 		done
 		for phase in apiserver etcd-server etcd-peer; do
-			kubeadm init phase certs "$phase" --config /etc/nodeimg/kubeadm.yaml >/dev/null || say "cannot reissue the $phase certificate"
+			kubeadm init phase certs "$phase" --config "$config" >/dev/null || say "cannot reissue the $phase certificate"
 		done
 	fi
+	# Last: a start that was cut short does all of it again.
+	echo "$address" >"$state/ipv4"
 }
 
 check_cgroups
