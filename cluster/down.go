@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -10,31 +12,29 @@ import (
 	"github.com/nodeimg/nodeimg/internal/progress"
 )
 
-// removeLimit is how long removing a cluster may take that could not be made.
+// removeLimit is how long removing a cluster may take.
 const removeLimit = 2 * time.Minute
 
-// Down removes the cluster with everything that belongs to it, also one that is half-made. The error is a *recipes.InputError when there
-// is none of the name.
-func Down(ctx context.Context, engine *dockerengine.Engine, name string) error {
+// Down removes the cluster with everything that belongs to it, also one that is half-made, and before that its context in the kubeconfig at
+// the path, so that none is left of a Down that is killed. The error is a *recipes.InputError when there is no cluster of the name.
+func Down(ctx context.Context, engine *dockerengine.Engine, name, kubeconfig string) error {
 	if _, err := get(ctx, engine, name); err != nil {
 		return err
 	}
+	// A kubeconfig that cannot be changed is no reason to keep the cluster.
+	err := ForgetKubeconfig(ctx, kubeconfig, name)
 	step := progress.Start(ctx, "[down] %s", name)
-	return step.Done(remove(ctx, engine, name))
+	return errors.Join(err, step.Done(remove(ctx, engine, name, LabelCluster, name)))
 }
 
-// remove removes whatever has the cluster's label: the mark that it is complete first, then what the marks stand for.
-func remove(ctx context.Context, engine *dockerengine.Engine, name string) error {
-	volumes, err := engine.Volumes(ctx, LabelCluster, name)
-	if err != nil {
+// remove removes whatever of the cluster has the label with the value: the mark that it is complete first, the claim last.
+func remove(ctx context.Context, engine *dockerengine.Engine, cluster, label, value string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, removeLimit, fmt.Errorf("not within %s; nodeimg down --name %s removes what is left", removeLimit, cluster))
+	defer cancel()
+	if err := removeVolumes(ctx, engine, label, value, func(name string) bool { return name == markName(cluster) }); err != nil {
 		return err
 	}
-	for _, v := range volumes {
-		if err := engine.RemoveVolume(ctx, v.ID); err != nil {
-			return err
-		}
-	}
-	containers, err := engine.Containers(ctx, LabelCluster, name)
+	containers, err := engine.Containers(ctx, label, value)
 	if err != nil {
 		return err
 	}
@@ -45,12 +45,33 @@ func remove(ctx context.Context, engine *dockerengine.Engine, name string) error
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	networks, err := engine.Networks(ctx, LabelCluster, name)
+	networks, err := engine.Networks(ctx, label, value)
 	if err != nil {
 		return err
 	}
 	for _, n := range networks {
 		if err := engine.RemoveNetwork(ctx, n.ID); err != nil {
+			return err
+		}
+	}
+	// Those of containers that an Engine which was killed had removed half.
+	if err := removeVolumes(ctx, engine, label, value, func(name string) bool { return name != claimName(cluster) }); err != nil {
+		return err
+	}
+	return removeVolumes(ctx, engine, label, value, func(string) bool { return true })
+}
+
+// removeVolumes removes the volumes with the label that are chosen by name.
+func removeVolumes(ctx context.Context, engine *dockerengine.Engine, label, value string, chosen func(name string) bool) error {
+	volumes, err := engine.Volumes(ctx, label, value)
+	if err != nil {
+		return err
+	}
+	for _, v := range volumes {
+		if !chosen(v.ID) {
+			continue
+		}
+		if err := engine.RemoveVolume(ctx, v.ID); err != nil {
 			return err
 		}
 	}

@@ -23,13 +23,15 @@ type member struct {
 	started time.Time
 }
 
-// startAll makes and starts containers at once and returns them in their order. The caller removes what there is of them when it fails.
-func startAll(ctx context.Context, engine *dockerengine.Engine, wait time.Duration, specs ...dockerengine.ContainerSpec) ([]*member, error) {
+// startAll makes and starts containers at once, with the mark of the run, and returns them in their order. The caller removes what there is
+// of them when it fails.
+func startAll(ctx context.Context, engine *dockerengine.Engine, run string, wait time.Duration, specs ...dockerengine.ContainerSpec) ([]*member, error) {
 	members := make([]*member, len(specs))
 	group, groupCtx := errgroup.WithContext(ctx)
 	for i, spec := range specs {
 		n := &member{engine: engine, name: spec.Name, wait: wait}
 		members[i] = n
+		spec.Labels[labelRun] = run
 		group.Go(func() (err error) {
 			if n.id, err = engine.CreateContainer(groupCtx, spec); err != nil {
 				return because(err, "it is not this cluster's; remove it, or name the cluster otherwise")

@@ -45,6 +45,8 @@ type Cluster struct {
 	Nodes []Node
 	// Complete says that everything was Ready when the cluster was made.
 	Complete bool
+	// Owner is who makes the cluster or has made it; empty when all that is left has lost it.
+	Owner string
 }
 
 // controlPlane is the first control-plane node.
@@ -84,7 +86,7 @@ func List(ctx context.Context, engine *dockerengine.Engine, name string) ([]*Clu
 	if err != nil {
 		return nil, err
 	}
-	complete, err := engine.Volumes(ctx, LabelCluster, name)
+	volumes, err := engine.Volumes(ctx, LabelCluster, name)
 	if err != nil {
 		return nil, err
 	}
@@ -106,8 +108,14 @@ func List(ctx context.Context, engine *dockerengine.Engine, name string) ([]*Clu
 	for _, n := range networks {
 		named(n.Labels[LabelCluster])
 	}
-	for _, v := range complete {
-		named(v.Labels[LabelCluster]).Complete = true
+	for _, v := range volumes {
+		cluster := named(v.Labels[LabelCluster])
+		switch v.ID {
+		case markName(cluster.Name):
+			cluster.Complete = true
+		case claimName(cluster.Name):
+			cluster.Owner = v.Labels[LabelOwner]
+		}
 	}
 	var clusters []*Cluster
 	for _, c := range found {

@@ -62,6 +62,8 @@ type kubeNode struct {
 	version   string
 	// reserved says that ordinary pods stay off it.
 	reserved bool
+	// cordoned says that no new pods come to it, and draining that this is nodeimg's doing.
+	cordoned, draining bool
 }
 
 // controlPlaneTaint keeps ordinary pods off a control plane
@@ -81,9 +83,13 @@ func (n *member) nodes(ctx context.Context) (map[string]kubeNode, error) {
 func parseNodes(text string) (map[string]kubeNode, error) {
 	var list struct {
 		Items []struct {
-			Metadata struct{ Name string }
-			Spec     struct {
-				Taints []struct{ Key string }
+			Metadata struct {
+				Name        string
+				Annotations map[string]string
+			}
+			Spec struct {
+				Taints        []struct{ Key string }
+				Unschedulable bool
 			}
 			Status struct {
 				NodeInfo   struct{ KubeletVersion string }
@@ -99,7 +105,8 @@ func parseNodes(text string) (map[string]kubeNode, error) {
 	}
 	found := map[string]kubeNode{}
 	for _, item := range list.Items {
-		n := kubeNode{version: item.Status.NodeInfo.KubeletVersion}
+		n := kubeNode{version: item.Status.NodeInfo.KubeletVersion, cordoned: item.Spec.Unschedulable}
+		_, n.draining = item.Metadata.Annotations[annotationDraining]
 		for _, taint := range item.Spec.Taints {
 			n.reserved = n.reserved || taint.Key == controlPlaneTaint
 		}

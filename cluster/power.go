@@ -49,7 +49,15 @@ func Start(ctx context.Context, engine *dockerengine.Engine, name string, wait t
 	if err != nil {
 		return err
 	}
-	if network, err := controlPlane.hasPodNetwork(ctx); err != nil || !network {
+	if err := bootAll(ctx, []*member{controlPlane}); err != nil {
+		return err
+	}
+	release, err := controlPlane.lease(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if c, controlPlane, err = running(ctx, engine, name, wait); err != nil {
 		return err
 	}
 	var known map[string]kubeNode
@@ -60,6 +68,12 @@ func Start(ctx context.Context, engine *dockerengine.Engine, name string, wait t
 	}))
 	if err != nil {
 		return fmt.Errorf("waiting for the API server of %s: %w", name, controlPlane.explained(ctx, err))
+	}
+	if err := controlPlane.uncordon(ctx, known); err != nil {
+		return err
+	}
+	if network, err := controlPlane.hasPodNetwork(ctx); err != nil || !network {
+		return err
 	}
 	// The API server calls a node Ready for a while after it has gone. A container that never became a node is nothing to wait for.
 	var nodes []*member

@@ -34,20 +34,30 @@ type ResizeOptions struct {
 // resizer changes one cluster.
 type resizer struct {
 	ResizeOptions
+	// run marks what is made.
+	run          string
 	cluster      *Cluster
 	controlPlane *member
 }
 
 // Resize makes and removes workers of a complete cluster until it has as many as wanted. New ones get the lowest numbers that are free
 // and are Ready when it returns; when they cannot be made, what there is of them is removed. The highest numbers are removed, with their
-// volumes, after their pods have moved. What an earlier Resize has left that was killed is removed first; the caller must see to it that
-// nothing else changes the cluster. The error is a *recipes.InputError for what cannot be.
+// volumes, after their pods have moved. What an earlier Resize has left that was killed is removed first. Two of them at a time wait for
+// each other, whoever calls them. The error is a *recipes.InputError for what cannot be.
 func Resize(ctx context.Context, o ResizeOptions) error {
-	r := &resizer{ResizeOptions: o}
+	r := &resizer{ResizeOptions: o, run: newRun()}
 	if o.Workers < 0 {
 		return recipes.InputErrorf("found %d workers, expected 0 or more", o.Workers)
 	}
-	var err error
+	_, controlPlane, err := running(ctx, o.Engine, o.Name, o.Wait)
+	if err != nil {
+		return err
+	}
+	release, err := controlPlane.lease(ctx, o.Name)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if r.cluster, r.controlPlane, err = running(ctx, o.Engine, o.Name, o.Wait); err != nil {
 		return err
 	}
@@ -129,6 +139,9 @@ func (r *resizer) clean(ctx context.Context) ([]worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("asking the API server of %s for its nodes: %w", r.Name, err)
 	}
+	if err := r.controlPlane.uncordon(ctx, known); err != nil {
+		return nil, err
+	}
 	var workers, left []worker
 	lost := maps.Clone(known)
 	for _, node := range r.cluster.Nodes {
@@ -181,10 +194,6 @@ func (r *resizer) remove(ctx context.Context, workers []worker, what string) err
 	return step.Done(r.controlPlane.kubectl(ctx, step, append([]string{"delete", "node", "--ignore-not-found", "--wait=false"}, names...)...))
 }
 
-// overdue is for how many seconds a pod may be there longer than it was given to end: then its kubelet does not answer, and nothing that
-// is waited for can come.
-const overdue = "20"
-
 // shrink moves the pods of workers elsewhere and removes the workers. When the pods do not move, all stays as it was.
 func (r *resizer) shrink(ctx context.Context, workers []worker) error {
 	if r.Workers == 0 {
@@ -200,15 +209,7 @@ func (r *resizer) shrink(ctx context.Context, workers []worker) error {
 		}
 	}
 	if len(names) > 0 {
-		step := progress.Start(ctx, "[drain] %s", strings.Join(names, ", "))
-		err := r.controlPlane.kubectl(ctx, step, append([]string{"drain", "--ignore-daemonsets", "--delete-emptydir-data", "--force",
-			"--skip-wait-for-delete-timeout", overdue, "--timeout", r.Wait.String()}, names...)...)
-		if err != nil {
-			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeLimit)
-			defer cancel()
-			err = errors.Join(err, r.controlPlane.kubectl(clean, step, append([]string{"uncordon"}, names...)...))
-		}
-		if err = step.Done(err); err != nil {
+		if err := r.controlPlane.drain(ctx, names); err != nil {
 			return fmt.Errorf("moving the pods of %s elsewhere: %w", strings.Join(names, ", "), err)
 		}
 	}
@@ -250,7 +251,7 @@ func (r *resizer) grow(ctx context.Context, numbers []int) (err error) {
 		// Also when ctx has ended: what was made must go.
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeLimit)
 		defer cancel()
-		err = errors.Join(err, r.undo(clean, specs))
+		err = errors.Join(err, r.undo(clean))
 	}()
 	var members []*member
 	var invited invitation
@@ -265,7 +266,7 @@ func (r *resizer) grow(ctx context.Context, numbers []int) (err error) {
 	})
 	group.Go(func() (err error) {
 		step := progress.Start(groupCtx, "[create] %d containers of %s", len(specs), r.Name)
-		members, err = startAll(groupCtx, r.Engine, r.Wait, specs...)
+		members, err = startAll(groupCtx, r.Engine, r.run, r.Wait, specs...)
 		if err = step.Done(err); err != nil {
 			return err
 		}
@@ -289,16 +290,14 @@ func (r *resizer) grow(ctx context.Context, numbers []int) (err error) {
 }
 
 // undo removes what there is of workers that could not be made. A request that was cut off may have made a container all the same.
-func (r *resizer) undo(ctx context.Context, specs []dockerengine.ContainerSpec) error {
-	c, err := get(ctx, r.Engine, r.Name)
+func (r *resizer) undo(ctx context.Context) error {
+	made, err := r.Engine.Containers(ctx, labelRun, r.run)
 	if err != nil {
 		return err
 	}
-	var left []worker
-	for _, node := range c.Nodes {
-		if slices.ContainsFunc(specs, func(s dockerengine.ContainerSpec) bool { return s.Name == node.Name }) {
-			left = append(left, worker{Node: node})
-		}
+	left := make([]worker, 0, len(made))
+	for _, container := range made {
+		left = append(left, worker{Node: Node{container}})
 	}
 	return r.remove(ctx, left, "what could not be made")
 }

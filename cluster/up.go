@@ -27,6 +27,9 @@ const apiPort = 6443
 // Options describe the cluster to make.
 type Options struct {
 	Engine *dockerengine.Engine
+	// Owner is whoever sees to it that it makes one cluster of a name at a time: a user with a lock. What an owner left half-made, only the
+	// same one makes anew.
+	Owner string
 	// Config describes the cluster. It is defaulted and valid, and its images are names in the Engine.
 	Config config.Cluster
 	// API is where the API server is published on the host; port 0 is one that is free.
@@ -49,16 +52,18 @@ type Result struct {
 type maker struct {
 	Options
 	name, runtime string
-	token         string
-	controlPlane  *member
-	workers       []*member
+	// run marks what is made.
+	run          string
+	token        string
+	controlPlane *member
+	workers      []*member
 }
 
 // Up makes a cluster and returns when its nodes and the pods of kube-system are Ready. What it has made is removed when it fails, unless
-// Retain says otherwise. What an earlier Up has left that was killed is removed first; the caller must see to it that no other Up of the
-// name runs. The error is a *recipes.InputError for options that cannot be, and for a cluster that is there already.
+// Retain says otherwise. What an earlier Up of the same owner has left that was killed is removed first. The error is a *recipes.InputError
+// for options that cannot be, for a cluster that is there already, and for one that another owner makes.
 func Up(ctx context.Context, o Options) (_ *Result, err error) {
-	m := &maker{Options: o, name: o.Config.Metadata.Name, token: newToken()}
+	m := &maker{Options: o, name: o.Config.Metadata.Name, run: newRun(), token: newToken()}
 	if err := m.check(ctx); err != nil {
 		return nil, err
 	}
@@ -71,10 +76,11 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 			return
 		}
 		// Also when ctx has ended: what was made must go.
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeLimit)
-		defer cancel()
-		err = errors.Join(err, remove(clean, m.Engine, m.name))
+		err = errors.Join(err, remove(context.WithoutCancel(ctx), m.Engine, m.name, labelRun, m.run))
 	}()
+	if err := claim(ctx, m.Engine, m.name, m.Owner, m.run); err != nil {
+		return nil, err
+	}
 	if err := m.create(ctx); err != nil {
 		return nil, err
 	}
@@ -108,7 +114,8 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 		return nil, err
 	}
 	// From here on the cluster counts as made.
-	return result, m.Engine.CreateVolume(ctx, networkName(m.name)+"-complete", map[string]string{LabelCluster: m.name})
+	err = m.Engine.CreateVolume(ctx, markName(m.name), map[string]string{LabelCluster: m.name, labelRun: m.run})
+	return result, because(err, "it is not this cluster's; remove it or choose another --name")
 }
 
 // check looks at the options and at what the Engine has, before anything is made.
@@ -134,10 +141,10 @@ func (m *maker) check(ctx context.Context) error {
 	if err != nil || len(found) == 0 {
 		return err
 	}
-	if found[0].Complete {
-		return recipes.InputErrorf("the cluster %s is there already; nodeimg down --name %[1]s removes it", m.name)
+	if left := found[0]; left.Complete || left.Owner != m.Owner && left.Owner != "" {
+		return left.refused()
 	}
-	return remove(ctx, m.Engine, m.name)
+	return remove(ctx, m.Engine, m.name, LabelCluster, m.name)
 }
 
 // create makes and starts all containers at once.
@@ -145,7 +152,7 @@ func (m *maker) create(ctx context.Context) error {
 	step := progress.Start(ctx, "[create] network and %d containers of %s", len(m.Config.Spec.Members()), m.name)
 	return step.Done(func() error {
 		network := networkName(m.name)
-		if err := m.Engine.CreateNetwork(ctx, network, map[string]string{LabelCluster: m.name}, networkOptions()); err != nil {
+		if err := m.Engine.CreateNetwork(ctx, network, map[string]string{LabelCluster: m.name, labelRun: m.run}, networkOptions()); err != nil {
 			return because(err, "it is not this cluster's; remove it or choose another --name")
 		}
 		api := m.API
@@ -161,7 +168,7 @@ func (m *maker) create(ctx context.Context) error {
 			specs = append(specs, nodeSpec(m.Config, n, m.runtime))
 		}
 		specs[0].Publish = []dockerengine.PublishedPort{{Host: api, Container: apiPort}}
-		members, err := startAll(ctx, m.Engine, m.Wait, specs...)
+		members, err := startAll(ctx, m.Engine, m.run, m.Wait, specs...)
 		m.controlPlane, m.workers = members[0], members[1:]
 		return err
 	}())

@@ -2,10 +2,15 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"os"
+	"os/user"
+	"time"
 
 	"github.com/nodeimg/nodeimg/cluster"
 	"github.com/nodeimg/nodeimg/internal/cache"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
+	"github.com/nodeimg/nodeimg/internal/progress"
 )
 
 // changeCluster connects to the Engine and calls change while no other nodeimg of this user changes the cluster of the name.
@@ -27,10 +32,53 @@ func withLock(ctx context.Context, engine *dockerengine.Engine, name string, cha
 	if err != nil {
 		return err
 	}
-	unlock, err := store.Lock(ctx, "cluster-"+engine.Host()+"-"+name)
+	unlock, err := lockShown(ctx, store, "cluster-"+engine.Host()+"-"+name, name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	return change()
+}
+
+// lockPatience is how long another nodeimg may have the lock before that is worth a line on the screen.
+const lockPatience = 200 * time.Millisecond
+
+// lockShown waits for a lock and says so when somebody else has it.
+func lockShown(ctx context.Context, store *cache.Cache, lock, cluster string) (unlock func(), err error) {
+	patience, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	if unlock, err = store.Lock(patience, lock); err == nil || ctx.Err() != nil {
+		return unlock, err
+	}
+	step := progress.Start(ctx, "[%s] waiting until another nodeimg of yours has changed it", cluster)
+	unlock, err = store.Lock(ctx, lock)
+	return unlock, step.Done(err)
+}
+
+// lockOwner names whose locks these are: everybody with this cache. A name that is in it already stays, also when the user or the host is
+// called otherwise now.
+func lockOwner(ctx context.Context) (string, error) {
+	store, err := cache.Open("")
+	if err != nil {
+		return "", err
+	}
+	const fact = "cluster-owner"
+	unlock, err := store.Lock(ctx, fact)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	var owner string
+	if ok, err := store.Fact(fact, &owner); ok || err != nil {
+		return owner, err
+	}
+	owner = "somebody"
+	if u, err := user.Current(); err == nil {
+		owner = u.Username
+	}
+	if host, err := os.Hostname(); err == nil {
+		owner += "@" + host
+	}
+	owner += "/" + rand.Text()
+	return owner, store.PutFact(fact, owner)
 }

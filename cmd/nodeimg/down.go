@@ -75,9 +75,6 @@ func downOne(ctx context.Context, engine *dockerengine.Engine, name, kubeconfig 
 		return err
 	}
 	return withLock(ctx, engine, name, func() error {
-		if err := cluster.Down(ctx, engine, name); err != nil {
-			return err
-		}
-		return cluster.ForgetKubeconfig(ctx, kubeconfig, name)
+		return cluster.Down(ctx, engine, name, kubeconfig)
 	})
 }

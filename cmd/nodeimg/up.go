@@ -97,6 +97,9 @@ func runUp(ctx context.Context, image string, o upOptions, stdout, stderr io.Wri
 	var result *cluster.Result
 	err = changeCluster(progress.WithSink(ctx, screen.Sink()), name, func(ctx context.Context, engine *dockerengine.Engine) (err error) {
 		o.cluster.Engine = engine
+		if o.cluster.Owner, err = lockOwner(ctx); err != nil {
+			return err
+		}
 		if o.cluster.Config.Spec.Image, err = loadNodeImage(ctx, engine, image); err != nil {
 			return err
 		}
