@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/distribution/reference"
+
+	"github.com/nodeimg/nodeimg/internal/strictyaml"
 )
 
 // UnmarshalJSON accepts a plain string as short for {"registry": STRING}.
@@ -57,7 +59,7 @@ func (s ImageSource) Expand(dir string) ([]ImageSource, error) {
 	}
 	matches, err := filepath.Glob(pattern)
 	if err != nil {
-		return nil, fmt.Errorf("found %s, which is no pattern: %w", quote(s.Archive), err)
+		return nil, fmt.Errorf("found %s, which is no pattern: %w", strictyaml.Quote(s.Archive), err)
 	}
 	var list []ImageSource
 	slices.Sort(matches)
@@ -67,13 +69,13 @@ func (s ImageSource) Expand(dir string) ([]ImageSource, error) {
 		}
 		if !filepath.IsAbs(s.Archive) {
 			if file, err = filepath.Rel(dir, file); err != nil {
-				return nil, fmt.Errorf("reading the pattern %s: %w", quote(s.Archive), err)
+				return nil, fmt.Errorf("reading the pattern %s: %w", strictyaml.Quote(s.Archive), err)
 			}
 		}
 		list = append(list, ImageSource{Archive: file, Name: s.Name})
 	}
 	if len(list) == 0 {
-		return nil, fmt.Errorf("found the pattern %s, which matches no file%s", quote(s.Archive), relativeHint(s.Archive))
+		return nil, fmt.Errorf("found the pattern %s, which matches no file%s", strictyaml.Quote(s.Archive), relativeHint(s.Archive))
 	}
 	return list, nil
 }
@@ -116,11 +118,11 @@ func (s ImageSource) set() []namedValue {
 func NormalizeReference(name string) (string, error) {
 	named, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		return "", fmt.Errorf("found %s, expected an image reference such as docker.io/library/nginx:1.29: %w", quote(name), err)
+		return "", fmt.Errorf("found %s, expected an image reference such as docker.io/library/nginx:1.29: %w", strictyaml.Quote(name), err)
 	}
 	if reference.IsNameOnly(named) {
 		return "", fmt.Errorf("found %s, which has neither tag nor digest; pin a version (or write %s:latest if you mean whatever is "+
-			"newest at each build)", quote(name), name)
+			"newest at each build)", strictyaml.Quote(name), name)
 	}
 	return named.String(), nil
 }

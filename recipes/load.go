@@ -1,25 +1,15 @@
 package recipes
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"reflect"
-	"regexp"
-	"strconv"
-	"strings"
-	"unicode/utf8"
 
-	yamlv3 "gopkg.in/yaml.v3"
-	"sigs.k8s.io/yaml"
+	"github.com/nodeimg/nodeimg/internal/strictyaml"
 )
 
-// MaxSize is the largest recipe file that Load reads, in bytes. Recipes are written by hand; what is larger is some other file.
-const MaxSize = 1 << 20
+// MaxSize is the largest recipe file that Load reads, in bytes.
+const MaxSize = strictyaml.MaxSize
 
 // Document is one recipe of a file, complete with its defaults, and where its fields stand.
 type Document struct {
@@ -30,39 +20,13 @@ type Document struct {
 	// Recipe is defaulted, normalised and valid.
 	Recipe Recipe
 
-	positions map[string]position
+	positions strictyaml.Positions
 }
-
-// position counts lines and columns from 1.
-type position struct{ line, column int }
 
 // Position returns where a field stands in File, counted from 1. The path is written as in Problem.Field, for instance
 // "spec.preload.images[2]" or "spec.mirrors[registry.k8s.io]". A field that the file does not hold, because it was defaulted, is
 // where its nearest enclosing field is; the empty path is the start of the document.
-func (d *Document) Position(fieldPath string) (line, column int) {
-	for {
-		if p, ok := d.positions[fieldPath]; ok {
-			return p.line, p.column
-		}
-		if fieldPath == "" {
-			return 1, 1
-		}
-		fieldPath = parentPath(fieldPath)
-	}
-}
-
-// parentPath drops the last step of a field path. Map keys may hold dots, so a bracket counts as a whole.
-func parentPath(path string) string {
-	if strings.HasSuffix(path, "]") {
-		if i := strings.LastIndexByte(path, '['); i >= 0 {
-			return path[:i]
-		}
-	}
-	if i := strings.LastIndexByte(path, '.'); i >= 0 {
-		return path[:i]
-	}
-	return ""
-}
+func (d *Document) Position(fieldPath string) (line, column int) { return d.positions.Find(fieldPath) }
 
 // Problem describes a mistake in the field, for NewInputError.
 func (d *Document) Problem(fieldPath, format string, args ...any) Problem {
@@ -73,11 +37,48 @@ func (d *Document) Problem(fieldPath, format string, args ...any) Problem {
 // HostPath returns the host path that the recipe names: relative ones start from the recipe's directory.
 func (d *Document) HostPath(name string) string { return hostPath(d.Dir, name) }
 
-func hostPath(dir, name string) string {
-	if filepath.IsAbs(name) {
-		return filepath.Clean(name)
+func hostPath(dir, name string) string { return strictyaml.HostPath(dir, name) }
+
+// format is what recipes are.
+var format = strictyaml.Format[Recipe]{
+	Noun: "recipe", APIVersion: APIVersion, Kind: Kind,
+	Empty: `holds no recipe; write one with "nodeimg init"`,
+	Expectations: map[string]string{
+		"apiVersion":              APIVersion,
+		"kind":                    Kind,
+		"metadata":                "a mapping with the field name",
+		"metadata.name":           "a short name such as k8s-node",
+		"spec":                    "a mapping with at least the field kubernetes",
+		"spec.kubernetes":         "a mapping with the field version",
+		"spec.kubernetes.version": "a full version such as v1.34.10",
+		"source":                  "a file or directory on the host",
+		"target":                  "an absolute path in the node",
+	},
+	Short: map[reflect.Type]string{
+		reflect.TypeFor[ImageSource](): "an image reference or a mapping with one of registry, archive, docker or layout",
+	},
+	Complete: func(recipe *Recipe, dir string) []Problem {
+		recipe.Default()
+		return recipe.check(dir)
+	},
+	Together: repeatedNames,
+}
+
+// repeatedNames reports recipes of one file that have the same name.
+func repeatedNames(documents []*strictyaml.Document[Recipe]) []Problem {
+	var problems []Problem
+	lines := map[string]int{}
+	for _, document := range documents {
+		name := document.Value.Metadata.Name
+		line, _ := document.Positions.Find("metadata.name")
+		if first, taken := lines[name]; taken && name != "" {
+			problems = append(problems, document.Problem("metadata.name",
+				"found %s again, first used in line %d; every recipe of a file needs its own name", strictyaml.Quote(name), first))
+		} else {
+			lines[name] = line
+		}
 	}
-	return filepath.Join(dir, name)
+	return problems
 }
 
 // Load reads the recipes in the file at path, or in stdin when path is "-" (relative host paths then start from the working
@@ -85,197 +86,13 @@ func hostPath(dir, name string) string {
 //
 // Everything that is wrong with the input, a missing file included, comes back at once as one *InputError.
 func Load(path string, stdin io.Reader) ([]*Document, error) {
-	file, dir := path, filepath.Dir(path)
-	if path == "-" {
-		file, dir = "<stdin>", "."
-	}
-	text, err := readLimited(path, stdin)
+	loaded, err := format.Load(path, stdin)
 	if err != nil {
 		return nil, err
 	}
-	var documents []*Document
-	var problems []Problem
-	names := map[string]int{}
-	for _, p := range split(text) {
-		if len(problems) > maxProblems {
-			break
-		}
-		document, found := parse(file, dir, p)
-		problems = append(problems, found...)
-		if document == nil {
-			continue
-		}
-		documents = append(documents, document)
-		name := document.Recipe.Metadata.Name
-		line, _ := document.Position("metadata.name")
-		if first, taken := names[name]; taken && name != "" {
-			problems = append(problems, document.Problem("metadata.name",
-				"found %s again, first used in line %d; every recipe of a file needs its own name", quote(name), first))
-		} else {
-			names[name] = line
-		}
-	}
-	if len(documents) == 0 && len(problems) == 0 {
-		problems = append(problems, Problem{File: file, Line: 1, Column: 1,
-			Message: "holds no recipe; write one with \"nodeimg init\""})
-	}
-	if len(problems) > 0 {
-		return nil, shorten(NewInputError(problems...))
+	documents := make([]*Document, 0, len(loaded))
+	for _, d := range loaded {
+		documents = append(documents, &Document{File: d.File, Dir: d.Dir, Recipe: d.Value, positions: d.Positions})
 	}
 	return documents, nil
-}
-
-// shorten cuts a list of problems that nobody would read to its end.
-func shorten(err *InputError) *InputError {
-	if len(err.Problems) > maxProblems {
-		err.Problems[maxProblems].Field = ""
-		err.Problems[maxProblems].Message = "has more mistakes than are shown; is this a recipe?"
-		err.Problems = err.Problems[:maxProblems+1]
-	}
-	return err
-}
-
-// readLimited returns the whole file, at most MaxSize bytes of it.
-func readLimited(path string, stdin io.Reader) ([]byte, error) {
-	r, name := stdin, "<stdin>"
-	if path != "-" {
-		name = path
-		f, err := os.Open(path)
-		if err != nil {
-			var cause *os.PathError
-			if errors.As(err, &cause) {
-				err = cause.Err
-			}
-			return nil, NewInputError(Problem{File: name, Message: fmt.Sprintf("reading recipe: %v", err)})
-		}
-		defer f.Close()
-		if info, err := f.Stat(); err == nil && info.IsDir() {
-			return nil, NewInputError(Problem{File: name, Message: "reading recipe: is a directory, expected a YAML file"})
-		}
-		r = f
-	}
-	text, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("reading recipe %s: %w", name, err)
-	case len(text) > MaxSize:
-		return nil, NewInputError(Problem{File: name, Message: fmt.Sprintf("is larger than %d bytes, which no recipe is", MaxSize)})
-	case !utf8.Valid(text):
-		return nil, NewInputError(Problem{File: name, Message: "is not UTF-8 text, expected a YAML file"})
-	}
-	return bytes.TrimPrefix(text, []byte("\ufeff")), nil
-}
-
-// part is the text of one YAML document and the number of lines of the file before it.
-type part struct {
-	text   []byte
-	offset int
-}
-
-// documentStart is the marker before a document. YAML allows it at the start of a line nowhere else, block scalars included
-// (YAML 1.2.2, 9.1.2), so the text can be cut there without parsing it.
-var documentStart = regexp.MustCompile(`(?m)^---(?:[ \t\r]|$)`)
-
-// split cuts a file into its documents, the markers included.
-func split(text []byte) []part {
-	var parts []part
-	start, line := 0, 0
-	for _, match := range documentStart.FindAllIndex(text, -1) {
-		if match[0] > start {
-			parts = append(parts, part{text[start:match[0]], line})
-			line += bytes.Count(text[start:match[0]], []byte("\n"))
-		}
-		start = match[0]
-	}
-	return append(parts, part{text[start:], line})
-}
-
-// parse reads one document. It returns no document when the text is not a recipe at all or holds nothing but comments. Mistakes in
-// its structure do not keep the rest of it from being validated.
-func parse(file, dir string, p part) (*Document, []Problem) {
-	var root, more yamlv3.Node
-	decoder := yamlv3.NewDecoder(bytes.NewReader(p.text))
-	if err := decoder.Decode(&root); errors.Is(err, io.EOF) {
-		return nil, nil
-	} else if err != nil {
-		return nil, []Problem{syntaxProblem(file, p, err)}
-	}
-	if err := decoder.Decode(&more); !errors.Is(err, io.EOF) {
-		return nil, []Problem{{File: file, Line: p.offset + max(1, more.Line), Column: max(1, more.Column),
-			Message: "found text after the end of the document (\"...\"); start another document with \"---\""}}
-	}
-	node := root.Content[0]
-	if node.Kind == yamlv3.ScalarNode && node.ShortTag() == "!!null" {
-		return nil, nil
-	}
-
-	w := &walker{file: file, offset: p.offset, positions: map[string]position{}}
-	if !w.isRecipe(node) {
-		return nil, w.problems
-	}
-	pruned, _ := w.walk("", node, nil, schemaField{typ: reflect.TypeFor[Recipe]()})
-	if w.exhausted() {
-		return nil, w.problems
-	}
-	document := &Document{File: file, Dir: dir, positions: w.positions}
-	var err error
-	if len(w.problems) == 0 {
-		err = yaml.UnmarshalStrict(p.text, &document.Recipe)
-	} else {
-		err = decodePruned(pruned, &document.Recipe)
-	}
-	if err != nil {
-		return nil, append(w.problems, Problem{File: file, Line: p.offset + 1, Column: 1, Message: fmt.Sprintf("decoding recipe: %v", err)})
-	}
-
-	document.Recipe.Default()
-	problems, broken := w.problems, w.broken()
-	for _, found := range document.Recipe.check(dir) {
-		// What is known to be broken or missing was reported where it stands.
-		if !broken(found.Field) {
-			problems = append(problems, document.Problem(found.Field, "%s", found.Message))
-		}
-	}
-	return document, problems
-}
-
-// decodePruned decodes what is left of a document whose structure has mistakes, so that the values in it can be checked as well.
-func decodePruned(pruned any, recipe *Recipe) error {
-	text, err := json.Marshal(pruned)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(text, recipe)
-}
-
-// yaml.v3 reports positions only inside its messages, and some mistakes without any.
-var (
-	syntaxLine    = regexp.MustCompile(`^yaml: line (\d+): `)
-	unknownAnchor = regexp.MustCompile(`unknown anchor '(.*)' referenced`)
-)
-
-// syntaxProblem turns yaml.v3's error into a problem at the line it names.
-func syntaxProblem(file string, p part, err error) Problem {
-	lines := strings.Split(string(p.text), "\n")
-	message, line := err.Error(), 1
-	if match := syntaxLine.FindStringSubmatch(message); match != nil {
-		line, _ = strconv.Atoi(match[1])
-		message = message[len(match[0]):]
-	} else if match := unknownAnchor.FindStringSubmatch(message); match != nil {
-		for i, text := range lines {
-			if strings.Contains(text, "*"+match[1]) {
-				line = i + 1
-				break
-			}
-		}
-	}
-	line = min(max(line, 1), len(lines))
-	text := lines[line-1]
-	content := strings.TrimLeft(text, " \t")
-	hint := ""
-	if strings.Contains(text[:len(text)-len(content)], "\t") {
-		hint = "; indent with spaces, YAML does not allow tabs"
-	}
-	return Problem{File: file, Line: p.offset + line, Column: 1 + len(text) - len(content),
-		Message: fmt.Sprintf("found %s, which is not valid YAML: %s%s", quote(strings.TrimSpace(text)), strings.TrimPrefix(message, "yaml: "), hint)}
 }

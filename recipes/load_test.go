@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -14,6 +13,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
+
+	"github.com/nodeimg/nodeimg/internal/strictyaml"
 )
 
 var update = flag.Bool("update", false, "write what the tests found into their golden files")
@@ -316,7 +317,7 @@ func TestManyProblems(t *testing.T) {
 			if !errors.As(err, &input) {
 				t.Fatalf("got %v, want an *InputError", err)
 			}
-			if n := len(input.Problems); n != maxProblems+1 || !strings.HasSuffix(err.Error(), "has more mistakes than are shown; is this a recipe?") {
+			if n := len(input.Problems); n != strictyaml.MaxProblems+1 || !strings.HasSuffix(err.Error(), "has more mistakes than are shown; is this a recipe?") {
 				t.Errorf("got %d problems, the last: %v", n, input.Problems[n-1])
 			}
 		})
@@ -375,7 +376,7 @@ func FuzzLoad(f *testing.F) {
 			if got, want := again.Recipe.Digest(), d.Recipe.Digest(); got != want {
 				t.Errorf("digest changed from %s to %s", want, got)
 			}
-			eachString("", reflect.ValueOf(d.Recipe), schemaField{}, func(path, value string, _ schemaField) {
+			strictyaml.EachString(d.Recipe, func(path, value string, _ strictyaml.Field) {
 				if line, _ := d.Position(path); line < 1 {
 					t.Errorf("%s is nowhere", path)
 				}

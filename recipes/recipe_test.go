@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"sigs.k8s.io/yaml"
+
+	"github.com/nodeimg/nodeimg/internal/strictyaml"
 )
 
 func TestDigest(t *testing.T) {
@@ -110,9 +112,9 @@ func TestFindDistro(t *testing.T) {
 	for _, d := range Distros() {
 		names[d.Name] = true
 	}
-	for _, f := range fieldsOf(reflect.TypeFor[Base]()) {
-		if f.name == "distro" {
-			for _, name := range f.enum {
+	for _, f := range strictyaml.FieldsOf(reflect.TypeFor[Base]()) {
+		if f.Name == "distro" {
+			for _, name := range f.Enum {
 				delete(names, name)
 			}
 		}

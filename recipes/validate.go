@@ -2,10 +2,10 @@ package recipes
 
 import (
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
-	"unicode"
+
+	"github.com/nodeimg/nodeimg/internal/strictyaml"
 )
 
 // Validate checks a defaulted recipe whose relative host paths start from dir. All mistakes come back at once as an *InputError whose
@@ -42,81 +42,31 @@ var checks = []func(*checker){
 // checker carries one validation through the checks.
 type checker struct {
 	*Spec
-	recipe   *Recipe
-	dir      string
-	problems []Problem
-	reported map[string]bool
+	recipe *Recipe
+	dir    string
+	report strictyaml.Report
 }
 
 func (r *Recipe) check(dir string) []Problem {
-	c := &checker{Spec: &r.Spec, recipe: r, dir: dir, reported: map[string]bool{}}
+	c := &checker{Spec: &r.Spec, recipe: r, dir: dir, report: strictyaml.Report{
+		Noun: "recipe", Place: "image", Remedy: ", nodeimg takes credentials from docker login",
+	}}
 	for _, check := range checks {
 		check(c)
 	}
-	return c.problems
-}
-
-// report adds a problem unless the field has one: the first check to find fault says what matters.
-func (c *checker) report(field, format string, args ...any) {
-	if !c.reported[field] {
-		c.reportToo(field, format, args...)
-	}
-}
-
-// reportToo adds a problem even if the field has one.
-func (c *checker) reportToo(field, format string, args ...any) {
-	c.reported[field] = true
-	c.problems = append(c.problems, Problem{Field: field, Message: fmt.Sprintf(format, args...)})
-}
-
-// eachString visits every string in a recipe value with its field path and, where it is a struct field, the field's description.
-func eachString(path string, v reflect.Value, field schemaField, visit func(path, value string, field schemaField)) {
-	switch v.Kind() {
-	case reflect.String:
-		visit(path, v.String(), field)
-	case reflect.Struct:
-		for i, f := range fieldsOf(v.Type()) {
-			eachString(join(path, f.name), v.Field(i), f, visit)
-		}
-	case reflect.Slice:
-		for i := range v.Len() {
-			eachString(fmt.Sprintf("%s[%d]", path, i), v.Index(i), field, visit)
-		}
-	case reflect.Map:
-		for _, key := range v.MapKeys() {
-			entry := path + "[" + key.String() + "]"
-			visit(entry, key.String(), schemaField{})
-			eachString(entry, v.MapIndex(key), schemaField{}, visit)
-		}
-	}
+	return c.report.Problems
 }
 
 // checkEnums compares fields of few values with the values that their type's tags list.
-func checkEnums(c *checker) {
-	eachString("", reflect.ValueOf(*c.recipe), schemaField{}, func(path, value string, field schemaField) {
-		if len(field.enum) > 0 && !slices.Contains(field.enum, value) {
-			suggestion := ""
-			if len(field.enum) > 1 {
-				suggestion = didYouMean(value, field.enum)
-			}
-			c.report(path, "found %s, expected %s%s", quote(value), oneOf(field.enum), suggestion)
-		}
-	})
-}
+func checkEnums(c *checker) { c.report.Enums(*c.recipe) }
 
 // checkText refuses control characters: all fields but run end up in places where a line break would start something else.
 func checkText(c *checker) {
-	eachString("", reflect.ValueOf(*c.recipe), schemaField{}, func(path, value string, _ schemaField) {
-		allowed := ""
+	c.report.Text(*c.recipe, func(path string) string {
 		if strings.HasPrefix(path, "spec.run[") {
-			allowed = "\n\t"
+			return "\n\t"
 		}
-		for _, r := range value {
-			if unicode.IsControl(r) && !strings.ContainsRune(allowed, r) {
-				c.report(path, "found %s, expected text without control characters such as %q", quote(value), r)
-				return
-			}
-		}
+		return ""
 	})
 }
 
@@ -127,7 +77,7 @@ func checkName(c *checker) {
 		if fixed := strings.Trim(strings.NewReplacer("_", "-", ".", "-", " ", "-").Replace(strings.ToLower(name)), "-"); isDNSLabel(fixed) {
 			suggestion = fmt.Sprintf("; did you mean %s?", fixed)
 		}
-		c.report(field, "found %s, expected at most 63 lower-case letters, digits and dashes, such as k8s-node%s", quote(name), suggestion)
+		c.report.Add(field, "found %s, expected at most 63 lower-case letters, digits and dashes, such as k8s-node%s", strictyaml.Quote(name), suggestion)
 	}
 }
 
@@ -140,11 +90,11 @@ func isDNSLabel(s string) bool {
 func checkBase(c *checker) {
 	base := c.Base
 	if base.From == FromPackages && base.Image != "" {
-		c.report("spec.base.image", "found %s together with from: packages, which bootstraps the distribution without an image; "+
-			"remove one of them", quote(base.Image))
+		c.report.Add("spec.base.image", "found %s together with from: packages, which bootstraps the distribution without an image; "+
+			"remove one of them", strictyaml.Quote(base.Image))
 	} else if base.Image != "" {
 		if _, err := NormalizeReference(base.Image); err != nil {
-			c.report("spec.base.image", "%v", err)
+			c.report.Add("spec.base.image", "%v", err)
 		}
 	}
 	if _, known := FindDistro(base.Distro, ""); !known {
@@ -160,11 +110,11 @@ func checkBase(c *checker) {
 			continue
 		}
 		releases = append(releases, fmt.Sprintf("%q (%s)", d.Release, d.Codename))
-		if nearest(base.Release, []string{d.Codename}) != "" || strings.HasPrefix(base.Release, d.Release+".") {
+		if strictyaml.Nearest(base.Release, []string{d.Codename}) != "" || strings.HasPrefix(base.Release, d.Release+".") {
 			suggestion = fmt.Sprintf("; did you mean %q?", d.Release)
 		}
 	}
-	c.report("spec.base.release", "found %s, expected a release of %s: %s%s", quote(base.Release), base.Distro, oneOf(releases), suggestion)
+	c.report.Add("spec.base.release", "found %s, expected a release of %s: %s%s", strictyaml.Quote(base.Release), base.Distro, strictyaml.OneOf(releases), suggestion)
 }
 
 // engineRuntimes says which runtimes each engine can fill: inner lets the node's containerd pull (design §5), on which the Docker Engine
@@ -184,13 +134,13 @@ func checkEngine(c *checker) {
 	for i, s := range served {
 		names[i] = string(s)
 	}
-	c.report("spec.preload.engine", "found %s, which serves %s but not cri %s; expected auto", engine, oneOf(names), cri)
+	c.report.Add("spec.preload.engine", "found %s, which serves %s but not cri %s; expected auto", engine, strictyaml.OneOf(names), cri)
 }
 
 // checkLayout refuses what the runtime could not run: CRI-O has no blobs that it would unpack by itself.
 func checkLayout(c *checker) {
 	if c.CRI.Name.UnpackedOnly() && c.Preload.Layout == LayoutPacked && c.EngineUsed() == EngineDirect {
-		c.report("spec.preload.layout", "found %s, but CRI-O runs unpacked images only; expected %s", LayoutPacked, LayoutUnpacked)
+		c.report.Add("spec.preload.layout", "found %s, but CRI-O runs unpacked images only; expected %s", LayoutPacked, LayoutUnpacked)
 	}
 }
 
@@ -202,32 +152,20 @@ const (
 
 func checkMaxLayers(c *checker) {
 	if n := c.Preload.MaxLayers; n < minMaxLayers || n > maxMaxLayers {
-		c.report("spec.preload.maxLayers", "found %d, expected a number from %d to %d", n, minMaxLayers, maxMaxLayers)
+		c.report.Add("spec.preload.maxLayers", "found %d, expected a number from %d to %d", n, minMaxLayers, maxMaxLayers)
 	}
 }
 
 func checkRun(c *checker) {
 	for i, line := range c.Run {
 		if strings.TrimSpace(line) == "" {
-			c.report(fmt.Sprintf("spec.run[%d]", i), "found an empty line, expected a shell command")
+			c.report.Add(fmt.Sprintf("spec.run[%d]", i), "found an empty line, expected a shell command")
 		}
 	}
 }
 
 func checkPlatforms(c *checker) {
-	reportRepeated(c, "spec.platforms", c.Platforms)
-}
-
-// reportRepeated reports each value of a list that stands in it before.
-func reportRepeated(c *checker, path string, values []string) {
-	places := map[string]int{}
-	for i, v := range values {
-		if first, again := places[v]; !again {
-			places[v] = i
-		} else if v != "" {
-			c.report(fmt.Sprintf("%s[%d]", path, i), "found %s again, it is already %s[%d]; remove one of them", quote(v), path, first)
-		}
-	}
+	c.report.Repeated("spec.platforms", c.Platforms)
 }
 
 // limit is a value that the recipe format has and this version of nodeimg cannot build yet.
@@ -240,17 +178,17 @@ type limit struct {
 
 // limits is honest about what this version does not do: better an error now than an image that lacks what it promises.
 var limits = []limit{
-	{"spec.cni.name", func(s *Spec) string { return string(s.CNI.Name) }, []string{"kindnet", "calico"}, "flannel or none"},
+	{"spec.cni.name", func(s *Spec) string { return string(s.CNI.Name) }, []string{"kindnet", "calico"}, "flannel, bridge or none"},
 }
 
 func checkLimits(c *checker) {
 	for _, l := range limits {
 		if v := l.value(c.Spec); slices.Contains(l.missing, v) {
-			c.report(l.field, "found %s, which this version of nodeimg cannot build yet; what works now is %s", v, l.now)
+			c.report.Add(l.field, "found %s, which this version of nodeimg cannot build yet; what works now is %s", v, l.now)
 		}
 	}
 	if len(c.Platforms) > 1 {
-		c.report("spec.platforms", "found %d platforms, but this version of nodeimg builds one at a time; "+
+		c.report.Add("spec.platforms", "found %d platforms, but this version of nodeimg builds one at a time; "+
 			"write one recipe for each", len(c.Platforms))
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
+
+	"github.com/nodeimg/nodeimg/internal/strictyaml"
 )
 
 // minimumKubernetes is the oldest minor release that nodeimg supports: the kubeadm configuration and the kubelet flags it ships are
@@ -67,9 +69,9 @@ func checkKubernetesVersion(c *checker) {
 		if parseVersion("v"+text, kubernetesVersion) != nil {
 			suggestion = fmt.Sprintf("; did you mean v%s?", text)
 		}
-		c.report(field, "found %s, expected a full version with a leading v, such as v1.34.10%s", quote(text), suggestion)
+		c.report.Add(field, "found %s, expected a full version with a leading v, such as v1.34.10%s", strictyaml.Quote(text), suggestion)
 	} else if !atLeast(v, minimumKubernetes) {
-		c.report(field, "found %s, expected %s or newer", text, strings.TrimSuffix(minimumKubernetes, ".0"))
+		c.report.Add(field, "found %s, expected %s or newer", text, strings.TrimSuffix(minimumKubernetes, ".0"))
 	}
 }
 
@@ -88,14 +90,14 @@ func checkCRIVersion(c *checker) {
 		if example == "" {
 			example = DefaultContainerdVersion
 		}
-		c.report(field, "found %s, expected a full version without a leading v, such as %s%s", quote(text), example, suggestion)
+		c.report.Add(field, "found %s, expected a full version without a leading v, such as %s%s", strictyaml.Quote(text), example, suggestion)
 	}
 }
 
 func checkVersionPair(c *checker) {
 	if oldest, ok := oldestRuntimes[c.CRI.Name]; ok {
 		if v := parseVersion(c.CRI.Version, runtimeVersion); v != nil && !atLeast(v, oldest) {
-			c.report("spec.cri.version", "found %s, which this version of nodeimg cannot preload images for; expected %s %s or newer", c.CRI.Version, c.CRI.Name, oldest)
+			c.report.Add("spec.cri.version", "found %s, which this version of nodeimg cannot preload images for; expected %s %s or newer", c.CRI.Version, c.CRI.Name, oldest)
 		}
 	}
 	if c.CRI.Name != CRIContainerd {
@@ -109,12 +111,12 @@ func checkVersionPair(c *checker) {
 	if kubernetes := parseVersion(c.Kubernetes.Version, kubernetesVersion); kubernetes != nil {
 		for _, r := range requirements {
 			if atLeast(kubernetes, r.kubernetes) && !atLeast(containerd, r.containerd) {
-				c.report(field, "found %s, but Kubernetes %s needs containerd %s or newer, %s", c.CRI.Version, c.Kubernetes.Version, r.containerd, r.reason)
+				c.report.Add(field, "found %s, but Kubernetes %s needs containerd %s or newer, %s", c.CRI.Version, c.Kubernetes.Version, r.containerd, r.reason)
 				return
 			}
 		}
 	}
 	if !atLeast(containerd, oldestContainerd) {
-		c.report(field, "found %s, which this version of nodeimg cannot preload images for; expected containerd %s or newer", c.CRI.Version, oldestContainerd)
+		c.report.Add(field, "found %s, which this version of nodeimg cannot preload images for; expected containerd %s or newer", c.CRI.Version, oldestContainerd)
 	}
 }

@@ -1,10 +1,10 @@
-package recipes
+package strictyaml
 
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -15,6 +15,7 @@ import (
 // string "1.3", the key n becomes false) and says too little (no lines for unknown fields), so the walker looks at the nodes, which
 // know how each scalar was written. It collects all problems, where every field stands, and what remains without the mistakes.
 type walker struct {
+	format    *description
 	file      string
 	offset    int
 	positions map[string]position
@@ -23,34 +24,21 @@ type walker struct {
 	misspelt []string
 }
 
-// maxProblems bounds the mistakes that are shown, and those that the walk collects: a mapping full of unknown fields can be repeated by
+// MaxProblems bounds the mistakes that are shown, and those that the walk collects: a mapping full of unknown fields can be repeated by
 // aliases of a few bytes, so their number is not bounded by the size of the file. That of correct fields is.
-const maxProblems = 1000
+const MaxProblems = 1000
 
-// expectations says what belongs into the fields that must be there, for the message that they are missing.
-var expectations = map[string]string{
-	"apiVersion":              APIVersion,
-	"kind":                    Kind,
-	"metadata":                "a mapping with the field name",
-	"metadata.name":           "a short name such as k8s-node",
-	"spec":                    "a mapping with at least the field kubernetes",
-	"spec.kubernetes":         "a mapping with the field version",
-	"spec.kubernetes.version": "a full version such as v1.34.10",
-	"source":                  "a file or directory on the host",
-	"target":                  "an absolute path in the node",
-}
-
-// isRecipe tells whether the document means to be a recipe. If it is some other kind of thing, that is the one problem it has.
-func (w *walker) isRecipe(node *yamlv3.Node) bool {
+// isMeant tells whether the document means to be of this kind. If it is some other thing, that is the one problem it has.
+func (w *walker) isMeant(node *yamlv3.Node) bool {
 	w.positions[""] = w.at(node)
 	if node.Kind != yamlv3.MappingNode {
-		w.report(node, "", "found %s, expected a recipe: a mapping with apiVersion %s and kind %s", describe(node), APIVersion, Kind)
+		w.report(node, "", "found %s, expected a %s: a mapping with apiVersion %s and kind %s", describe(node), w.format.noun, w.format.apiVersion, w.format.kind)
 		return false
 	}
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		key, value := node.Content[i], node.Content[i+1]
-		if key.Value == "kind" && value.Kind == yamlv3.ScalarNode && value.ShortTag() == "!!str" && nearest(value.Value, []string{Kind}) == "" {
-			w.report(value, "kind", "found %s, expected %s", quote(value.Value), Kind)
+		if key.Value == "kind" && value.Kind == yamlv3.ScalarNode && value.ShortTag() == "!!str" && Nearest(value.Value, []string{w.format.kind}) == "" {
+			w.report(value, "kind", "found %s, expected %s", Quote(value.Value), w.format.kind)
 			return false
 		}
 	}
@@ -92,15 +80,15 @@ func (w *walker) broken() func(path string) bool {
 }
 
 // exhausted tells whether there were so many mistakes that the walk stops.
-func (w *walker) exhausted() bool { return len(w.problems) > maxProblems }
+func (w *walker) exhausted() bool { return len(w.problems) > MaxProblems }
 
 // walk compares node with the type and returns what is usable of it; ok is false when nothing is. The key is nil in lists and at the
 // top; it is where a collection is said to stand, since the collection itself begins with its first element.
-func (w *walker) walk(path string, node, key *yamlv3.Node, field schemaField) (value any, ok bool) {
+func (w *walker) walk(path string, node, key *yamlv3.Node, field Field) (value any, ok bool) {
 	if w.exhausted() {
 		return nil, false
 	}
-	at, t := node, field.typ
+	at, t := node, field.Type
 	if node.Kind == yamlv3.AliasNode {
 		node = node.Alias
 	}
@@ -113,10 +101,10 @@ func (w *walker) walk(path string, node, key *yamlv3.Node, field schemaField) (v
 		t = t.Elem()
 	}
 	if isNull(node) {
-		w.report(at, path, "has no value, expected %s; give one or remove the line", expected(t))
+		w.report(at, path, "has no value, expected %s; give one or remove the line", w.format.expected(t))
 		return nil, false
 	}
-	if t == imageSourceType && node.Kind == yamlv3.ScalarNode {
+	if w.format.short[t] != "" && node.Kind == yamlv3.ScalarNode {
 		t = stringType
 	}
 	switch {
@@ -127,7 +115,7 @@ func (w *walker) walk(path string, node, key *yamlv3.Node, field schemaField) (v
 	case t.Kind() == reflect.Slice && node.Kind == yamlv3.SequenceNode:
 		list := make([]any, len(node.Content))
 		for i, item := range node.Content {
-			element, ok := w.walk(fmt.Sprintf("%s[%d]", path, i), item, nil, schemaField{typ: t.Elem()})
+			element, ok := w.walk(fmt.Sprintf("%s[%d]", path, i), item, nil, Field{Type: t.Elem()})
 			if !ok { // A placeholder keeps the indexes of the others right.
 				element = reflect.Zero(t.Elem()).Interface()
 			}
@@ -141,32 +129,34 @@ func (w *walker) walk(path string, node, key *yamlv3.Node, field schemaField) (v
 		if node.Decode(&n) == nil {
 			return n, true
 		}
+	case t.Kind() == reflect.Float64 && node.Kind == yamlv3.ScalarNode && (node.ShortTag() == "!!float" || node.ShortTag() == "!!int"):
+		var n float64
+		if node.Decode(&n) == nil && !math.IsNaN(n) && !math.IsInf(n, 0) {
+			return n, true
+		}
 	case t.Kind() == reflect.Bool && node.Kind == yamlv3.ScalarNode && node.ShortTag() == "!!bool":
 		return strings.EqualFold(node.Value, "true"), true
 	}
-	w.report(at, path, "found %s, expected %s", describe(node), expected(t))
+	w.report(at, path, "found %s, expected %s", describe(node), w.format.expected(t))
 	return nil, false
 }
 
-var (
-	imageSourceType = reflect.TypeFor[ImageSource]()
-	stringType      = reflect.TypeFor[string]()
-)
+var stringType = reflect.TypeFor[string]()
 
 func (w *walker) walkStruct(path string, at, node *yamlv3.Node, t reflect.Type) map[string]any {
-	fields := fieldsOf(t)
+	fields := FieldsOf(t)
 	known := make([]string, len(fields))
 	for i, f := range fields {
-		known[i] = f.name
+		known[i] = f.Name
 	}
 	result := map[string]any{}
 	meant := map[string]bool{}
 	w.eachPair(path, node, func(name string) string { return join(path, name) }, func(name string, key, value *yamlv3.Node) {
 		i := slices.Index(known, name)
 		if i < 0 {
-			guess := nearest(name, known)
+			guess := Nearest(name, known)
 			meant[guess] = true
-			w.report(key, join(path, name), "unknown field, expected %s%s", oneOf(known), elsewhere(name, guess, known))
+			w.report(key, join(path, name), "unknown field, expected %s%s", OneOf(known), w.elsewhere(name, guess, known))
 			return
 		}
 		if v, ok := w.walk(join(path, name), value, key, fields[i]); ok {
@@ -177,16 +167,13 @@ func (w *walker) walkStruct(path string, at, node *yamlv3.Node, t reflect.Type) 
 		if w.exhausted() {
 			break
 		}
-		child := join(path, f.name)
-		if _, present := w.positions[child]; f.required && !present {
-			if meant[f.name] {
+		child := join(path, f.Name)
+		if _, present := w.positions[child]; f.Required && !present {
+			if meant[f.Name] {
 				w.misspelt = append(w.misspelt, child)
 				continue
 			}
-			expectation := expectations[child]
-			if expectation == "" {
-				expectation = expectations[f.name]
-			}
+			expectation := cmp.Or(w.format.expectations[child], w.format.expectations[f.Name], "a value")
 			w.report(at, child, "is missing, expected %s", expectation)
 		}
 	}
@@ -197,7 +184,7 @@ func (w *walker) walkMap(path string, node *yamlv3.Node, element reflect.Type) m
 	result := map[string]any{}
 	entry := func(name string) string { return path + "[" + name + "]" }
 	w.eachPair(path, node, entry, func(name string, key, value *yamlv3.Node) {
-		if v, ok := w.walk(entry(name), value, key, schemaField{typ: element}); ok {
+		if v, ok := w.walk(entry(name), value, key, Field{Type: element}); ok {
 			result[name] = v
 		}
 	})
@@ -217,7 +204,7 @@ func (w *walker) eachPair(path string, node *yamlv3.Node, child func(name string
 			continue
 		}
 		if key.ShortTag() == "!!merge" {
-			w.report(key, path, "found the merge key <<, which recipes do not have; write the fields out")
+			w.report(key, path, "found the merge key <<, which %ss do not have; write the fields out", w.format.noun)
 			continue
 		}
 		if key.ShortTag() != "!!str" || isBoolWord(key) {
@@ -233,13 +220,13 @@ func (w *walker) eachPair(path string, node *yamlv3.Node, child func(name string
 	}
 }
 
-func (w *walker) walkString(path string, at, node *yamlv3.Node, field schemaField) (any, bool) {
+func (w *walker) walkString(path string, at, node *yamlv3.Node, field Field) (any, bool) {
 	if node.ShortTag() == "!!str" && !isBoolWord(node) {
 		return node.Value, true
 	}
-	if field.example != "" && field.pattern != nil && !field.pattern.MatchString(node.Value) {
+	if field.Example != "" && field.Pattern != nil && !field.Pattern.MatchString(node.Value) {
 		// Quotes alone would not help.
-		w.report(at, path, "found %s, expected a string such as %q", describe(node), field.example)
+		w.report(at, path, "found %s, expected a string such as %q", describe(node), field.Example)
 		return nil, false
 	}
 	w.report(at, path, "found %s, expected a string: put it in quotes, %q", describe(node), node.Value)
@@ -278,27 +265,28 @@ func describe(node *yamlv3.Node) string {
 	case tag == "!!null":
 		return "nothing"
 	case tag == "!!str":
-		return quote(node.Value)
+		return Quote(node.Value)
 	default:
-		return fmt.Sprintf("%s with the tag %s", quote(node.Value), tag)
+		return fmt.Sprintf("%s with the tag %s", Quote(node.Value), tag)
 	}
 }
 
 // expected names the YAML that the type wants.
-func expected(t reflect.Type) string {
+func (d *description) expected(t reflect.Type) string {
+	if d.short[t] != "" {
+		return d.short[t]
+	}
 	switch {
-	case t == imageSourceType:
-		return "an image reference or a mapping with one of registry, archive, docker or layout"
 	case t.Kind() == reflect.Slice && (t.Elem().Kind() == reflect.String):
 		return "a list of strings"
 	case t.Kind() == reflect.Slice:
 		return "a list"
 	case t.Kind() == reflect.Map:
-		return "a mapping of strings to strings"
+		return "a mapping of strings to " + plural(t.Elem())
 	case t.Kind() == reflect.Struct:
 		names := make([]string, 0, t.NumField())
-		for _, f := range fieldsOf(t) {
-			names = append(names, f.name)
+		for _, f := range FieldsOf(t) {
+			names = append(names, f.Name)
 		}
 		if len(names) == 1 {
 			return "a mapping with the field " + names[0]
@@ -308,8 +296,22 @@ func expected(t reflect.Type) string {
 		return "true or false"
 	case t.Kind() == reflect.Int:
 		return "a whole number"
+	case t.Kind() == reflect.Float64:
+		return "a number"
 	default:
 		return "a string"
+	}
+}
+
+// plural names several values of a mapping.
+func plural(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice:
+		return "lists of strings"
+	default:
+		return "strings"
 	}
 }
 
@@ -320,51 +322,10 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-// schemaField is one field of a recipe type as its tags describe it.
-type schemaField struct {
-	name     string
-	typ      reflect.Type
-	required bool
-	enum     []string
-	pattern  *regexp.Regexp
-	example  string
-}
-
-// recipeFields describes every struct of a recipe, its fields in order.
-var recipeFields = describeStruct(map[reflect.Type][]schemaField{}, reflect.TypeFor[Recipe]())
-
-func fieldsOf(t reflect.Type) []schemaField { return recipeFields[t] }
-
-func describeStruct(all map[reflect.Type][]schemaField, t reflect.Type) map[reflect.Type][]schemaField {
-	if t.Kind() == reflect.Slice {
-		t = t.Elem()
-	}
-	if t.Kind() != reflect.Struct || all[t] != nil {
-		return all
-	}
-	for f := range t.Fields() {
-		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-		s := schemaField{name: name, typ: f.Type, required: options == ""}
-		for keyword := range strings.SplitSeq(f.Tag.Get("jsonschema"), ",") {
-			switch word, v, _ := strings.Cut(keyword, "="); word {
-			case "enum":
-				s.enum = append(s.enum, v)
-			case "pattern":
-				s.pattern = regexp.MustCompile(v)
-			case "example":
-				s.example = cmp.Or(s.example, v)
-			}
-		}
-		all[t] = append(all[t], s)
-		describeStruct(all, f.Type)
-	}
-	return all
-}
-
 // elsewhere guesses what an unknown field was meant to be: a near miss, or a field that belongs to another place.
-func elsewhere(name, guess string, siblings []string) string {
+func (w *walker) elsewhere(name, guess string, siblings []string) string {
 	if guess != "" {
-		return didYouMean(name, siblings)
+		return DidYouMean(name, siblings)
 	}
 	var places []string
 	var search func(path string, t reflect.Type)
@@ -375,14 +336,14 @@ func elsewhere(name, guess string, siblings []string) string {
 		if t.Kind() != reflect.Struct {
 			return
 		}
-		for _, f := range fieldsOf(t) {
-			if f.name == name {
+		for _, f := range FieldsOf(t) {
+			if f.Name == name {
 				places = append(places, path)
 			}
-			search(join(path, f.name), f.typ)
+			search(join(path, f.Name), f.Type)
 		}
 	}
-	search("", reflect.TypeFor[Recipe]())
+	search("", w.format.root)
 	if len(places) == 0 || len(places) > 2 || slices.Contains(places, "") {
 		return ""
 	}

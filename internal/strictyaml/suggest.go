@@ -1,4 +1,4 @@
-package recipes
+package strictyaml
 
 import (
 	"fmt"
@@ -9,8 +9,8 @@ import (
 	"github.com/agext/levenshtein"
 )
 
-// nearest returns the candidate that a person who wrote word most likely meant, or "".
-func nearest(word string, candidates []string) string {
+// Nearest returns the candidate that a person who wrote word most likely meant, or "".
+func Nearest(word string, candidates []string) string {
 	best, least := "", 0
 	for _, c := range candidates {
 		distance := levenshtein.Distance(strings.ToLower(word), strings.ToLower(c), nil)
@@ -32,19 +32,16 @@ func sortedLetters(s string) string {
 	return string(letters)
 }
 
-// didYouMean returns "; did you mean X?" for a near miss, else "".
-func didYouMean(word string, candidates []string) string {
-	if c := nearest(word, candidates); c != "" && c != word {
+// DidYouMean returns "; did you mean X?" when word is a near miss of one of the candidates, else "".
+func DidYouMean(word string, candidates []string) string {
+	if c := Nearest(word, candidates); c != "" && c != word {
 		return fmt.Sprintf("; did you mean %s?", c)
 	}
 	return ""
 }
 
-// DidYouMean returns "; did you mean X?" when word is a near miss of one of the candidates, else "".
-func DidYouMean(word string, candidates []string) string { return didYouMean(word, candidates) }
-
-// quote renders what the user wrote for an error message: quoted, in one line, shortened when long.
-func quote(s string) string {
+// Quote renders what the user wrote for an error message: quoted, in one line, shortened when long.
+func Quote(s string) string {
 	const limit = 80
 	if utf8.RuneCountInString(s) > limit {
 		s = string([]rune(s)[:limit]) + "…"
@@ -52,8 +49,8 @@ func quote(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// oneOf renders the values that a field accepts, for instance "debian or ubuntu".
-func oneOf(values []string) string {
+// OneOf renders the values that a field accepts, for instance "debian or ubuntu".
+func OneOf(values []string) string {
 	if len(values) == 1 {
 		return values[0]
 	}
