@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -58,19 +57,8 @@ func (c *Cluster) controlPlane() (Node, bool) {
 	return c.Nodes[i], true
 }
 
-// nameForm is that of a DNS label, because nodes are named after the cluster, and their names are host names.
-var nameForm = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
-
-// maxName leaves room for what node names add within the 63 bytes of a host name.
-const maxName = 40
-
 // CheckName says what is wrong with a cluster's name; the error is a *recipes.InputError.
-func CheckName(name string) error {
-	if len(name) > maxName || !nameForm.MatchString(name) {
-		return recipes.InputErrorf("found the cluster name %q, expected at most %d lower-case letters, digits and dashes, with a letter or digit at both ends", name, maxName)
-	}
-	return nil
-}
+func CheckName(name string) error { return config.CheckName(name) }
 
 // nodeName is the name of a container, of the host in it and of the Kubernetes node. Numbers count from 1.
 func nodeName(cluster string, role Role, number int) string {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -17,6 +18,25 @@ type Field struct {
 	Enum     []string
 	Pattern  *regexp.Regexp
 	Example  string
+	// Minimum and Maximum are the bounds of a number; nil means none.
+	Minimum, Maximum *float64
+}
+
+// outside says that a number is not within the bounds.
+func (f Field) outside(n float64) bool {
+	return f.Minimum != nil && n < *f.Minimum || f.Maximum != nil && n > *f.Maximum
+}
+
+// bounds names the bounds for a message.
+func (f Field) bounds() string {
+	switch {
+	case f.Maximum == nil:
+		return fmt.Sprintf("a number of at least %g", *f.Minimum)
+	case f.Minimum == nil:
+		return fmt.Sprintf("a number of at most %g", *f.Maximum)
+	default:
+		return fmt.Sprintf("a number from %.0f to %.0f", *f.Minimum, *f.Maximum)
+	}
 }
 
 // known remembers what FieldsOf has found.
@@ -37,6 +57,10 @@ func FieldsOf(t reflect.Type) []Field {
 				s.Enum = append(s.Enum, v)
 			case "pattern":
 				s.Pattern = regexp.MustCompile(v)
+			case "minimum":
+				s.Minimum = bound(v)
+			case "maximum":
+				s.Maximum = bound(v)
 			case "example":
 				s.Example = cmp.Or(s.Example, v)
 			}
@@ -47,29 +71,42 @@ func FieldsOf(t reflect.Type) []Field {
 	return fields
 }
 
-// EachString visits every string in a value, keys of mappings included, with its field path and, where it is a struct field, the field's
-// description.
-func EachString(value any, visit func(path, value string, field Field)) {
-	eachString("", reflect.ValueOf(value), Field{}, visit)
+func bound(text string) *float64 {
+	n, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		panic(fmt.Sprintf("the tag's bound %q is no number", text)) // The program itself is wrong.
+	}
+	return &n
 }
 
-func eachString(path string, v reflect.Value, field Field, visit func(path, value string, field Field)) {
+// EachString visits every string in a value, keys of mappings included, with its field path and, where it is a struct field, the field's
+// description.
+func EachString(value any, f func(path, value string, field Field)) {
+	visit("", reflect.ValueOf(value), Field{}, func(path string, v reflect.Value, field Field) {
+		if v.Kind() == reflect.String {
+			f(path, v.String(), field)
+		}
+	})
+}
+
+// visit calls f for everything in a value that has no fields, elements or entries of its own, and for the keys of mappings.
+func visit(path string, v reflect.Value, field Field, f func(path string, v reflect.Value, field Field)) {
 	switch v.Kind() {
-	case reflect.String:
-		visit(path, v.String(), field)
 	case reflect.Struct:
-		for i, f := range FieldsOf(v.Type()) {
-			eachString(join(path, f.Name), v.Field(i), f, visit)
+		for i, described := range FieldsOf(v.Type()) {
+			visit(join(path, described.Name), v.Field(i), described, f)
 		}
 	case reflect.Slice:
 		for i := range v.Len() {
-			eachString(fmt.Sprintf("%s[%d]", path, i), v.Index(i), field, visit)
+			visit(fmt.Sprintf("%s[%d]", path, i), v.Index(i), field, f)
 		}
 	case reflect.Map:
 		for _, key := range v.MapKeys() {
 			entry := path + "[" + key.String() + "]"
-			visit(entry, key.String(), Field{})
-			eachString(entry, v.MapIndex(key), Field{}, visit)
+			f(entry, key, Field{})
+			visit(entry, v.MapIndex(key), Field{}, f)
 		}
+	default:
+		f(path, v, field)
 	}
 }

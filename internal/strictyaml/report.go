@@ -2,6 +2,7 @@ package strictyaml
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"unicode"
@@ -45,6 +46,24 @@ func (r *Report) Enums(value any) {
 				suggestion = DidYouMean(value, field.Enum)
 			}
 			r.Add(path, "found %s, expected %s%s", Quote(value), OneOf(field.Enum), suggestion)
+		}
+	})
+}
+
+// Bounds compares numbers with the bounds that their type's tags have. Zero in an optional field is right: it means that there is no value.
+func (r *Report) Bounds(value any) {
+	visit("", reflect.ValueOf(value), Field{}, func(path string, v reflect.Value, field Field) {
+		var n float64
+		switch v.Kind() {
+		case reflect.Int:
+			n = float64(v.Int())
+		case reflect.Float64:
+			n = v.Float()
+		default:
+			return
+		}
+		if (n != 0 || field.Required) && field.outside(n) {
+			r.Add(path, "found %v, expected %s", v, field.bounds())
 		}
 	})
 }

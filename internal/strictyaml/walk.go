@@ -127,18 +127,27 @@ func (w *walker) walk(path string, node, key *yamlv3.Node, field Field) (value a
 	case t.Kind() == reflect.Int && node.Kind == yamlv3.ScalarNode && node.ShortTag() == "!!int":
 		var n int
 		if node.Decode(&n) == nil {
-			return n, true
+			return n, w.within(path, at, node, float64(n), field)
 		}
 	case t.Kind() == reflect.Float64 && node.Kind == yamlv3.ScalarNode && (node.ShortTag() == "!!float" || node.ShortTag() == "!!int"):
 		var n float64
 		if node.Decode(&n) == nil && !math.IsNaN(n) && !math.IsInf(n, 0) {
-			return n, true
+			return n, w.within(path, at, node, n, field)
 		}
 	case t.Kind() == reflect.Bool && node.Kind == yamlv3.ScalarNode && node.ShortTag() == "!!bool":
 		return strings.EqualFold(node.Value, "true"), true
 	}
 	w.report(at, path, "found %s, expected %s", describe(node), w.format.expected(t))
 	return nil, false
+}
+
+// within reports a number that is not within the field's bounds.
+func (w *walker) within(path string, at, node *yamlv3.Node, n float64, field Field) bool {
+	if !field.outside(n) {
+		return true
+	}
+	w.report(at, path, "found %s, expected %s", node.Value, field.bounds())
+	return false
 }
 
 var stringType = reflect.TypeFor[string]()
