@@ -152,7 +152,8 @@ func (m *maker) create(ctx context.Context) error {
 	step := progress.Start(ctx, "[create] network and %d containers of %s", len(m.Config.Spec.Members()), m.name)
 	return step.Done(func() error {
 		network := networkName(m.name)
-		if err := m.Engine.CreateNetwork(ctx, network, map[string]string{LabelCluster: m.name, labelRun: m.run}, networkOptions()); err != nil {
+		labels := map[string]string{LabelCluster: m.name, labelRun: m.run}
+		if err := m.Engine.CreateNetwork(ctx, dockerengine.NetworkSpec{Name: network, Labels: labels, Options: networkOptions()}); err != nil {
 			return because(err, "it is not this cluster's; remove it or choose another --name")
 		}
 		api := m.API

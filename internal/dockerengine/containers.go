@@ -1,9 +1,13 @@
 package dockerengine
 
 import (
+	"archive/tar"
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"slices"
@@ -15,8 +19,6 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/mount"
-	"github.com/docker/docker/api/types/network"
-	"github.com/docker/docker/api/types/volume"
 	"github.com/docker/go-connections/nat"
 )
 
@@ -42,12 +44,39 @@ type ContainerSpec struct {
 	// Tmpfs are folders in memory, Volumes folders with an anonymous volume each, which has the container's labels: an Engine that is killed
 	// while it removes the container leaves them.
 	Tmpfs, Volumes []string
+	// Mounts are files and folders of the host.
+	Mounts []Mount
 	// Publish are ports of the container that are reachable on the host.
 	Publish []PublishedPort
+	// Env are variables as NAME=VALUE, beside the image's.
+	Env []string
+	// Memory is what the container may use at most, in bytes, CPUs how many processors; 0 means no limit.
+	Memory int64
+	CPUs   float64
+	// Files are in the container when it starts.
+	Files []File
 }
 
-// PublishedPort is a TCP port of a container on the host.
+// Mount is a file or folder of the host in a container.
+type Mount struct {
+	Source, Target string
+	ReadOnly       bool
+	// Propagation is rprivate, rslave or rshared; empty means rprivate.
+	Propagation string
+}
+
+// File is a regular file of root.
+type File struct {
+	// Path is absolute.
+	Path    string
+	Mode    fs.FileMode
+	Content []byte
+}
+
+// PublishedPort is a port of a container on the host.
 type PublishedPort struct {
+	// Protocol is tcp or udp; empty means tcp.
+	Protocol string
 	// Host is the address and port on the host; port 0 lets the Engine choose.
 	Host netip.AddrPort
 	// Container is the port in the container.
@@ -79,6 +108,7 @@ func (e *Engine) CreateContainer(ctx context.Context, spec ContainerSpec) (id st
 		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyUnlessStopped},
 		PortBindings:  nat.PortMap{},
 		Tmpfs:         map[string]string{},
+		Resources:     container.Resources{Memory: spec.Memory, NanoCPUs: int64(spec.CPUs * 1e9)},
 	}
 	if spec.Privileged {
 		host.SecurityOpt = []string{"seccomp=unconfined", "apparmor=unconfined"}
@@ -91,16 +121,22 @@ func (e *Engine) CreateContainer(ctx context.Context, spec ContainerSpec) (id st
 			Type: mount.TypeVolume, Target: path, VolumeOptions: &mount.VolumeOptions{Labels: spec.Labels},
 		})
 	}
+	for _, m := range spec.Mounts {
+		host.Mounts = append(host.Mounts, mount.Mount{
+			Type: mount.TypeBind, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly,
+			BindOptions: &mount.BindOptions{Propagation: mount.Propagation(m.Propagation)},
+		})
+	}
 	exposed := nat.PortSet{}
 	for _, p := range spec.Publish {
-		port := nat.Port(fmt.Sprintf("%d/tcp", p.Container))
+		port := nat.Port(fmt.Sprintf("%d/%s", p.Container, cmp.Or(p.Protocol, "tcp")))
 		exposed[port] = struct{}{}
 		host.PortBindings[port] = append(host.PortBindings[port], nat.PortBinding{
 			HostIP: p.Host.Addr().String(), HostPort: strconv.Itoa(int(p.Host.Port())),
 		})
 	}
 	created, err := e.client.ContainerCreate(ctx, &container.Config{
-		Image: spec.Image, Hostname: spec.Hostname, Labels: spec.Labels, Tty: true, ExposedPorts: exposed,
+		Image: spec.Image, Hostname: spec.Hostname, Labels: spec.Labels, Env: spec.Env, Tty: true, ExposedPorts: exposed,
 	}, host, nil, nil, spec.Name)
 	switch {
 	case errdefs.IsConflict(err):
@@ -110,7 +146,35 @@ func (e *Engine) CreateContainer(ctx context.Context, spec ContainerSpec) (id st
 	case err != nil:
 		return "", fmt.Errorf("creating container %s: %w", spec.Name, plain(ctx, err))
 	}
+	if err := e.writeFiles(ctx, created.ID, spec.Files); err != nil {
+		return "", errors.Join(fmt.Errorf("creating container %s: %w", spec.Name, err), e.RemoveContainer(context.WithoutCancel(ctx), created.ID))
+	}
 	return created.ID, nil
+}
+
+// writeFiles puts files into a container, with the folders on the way that it lacks.
+func (e *Engine) writeFiles(ctx context.Context, id string, files []File) error {
+	if len(files) == 0 {
+		return nil
+	}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, f := range files {
+		header := &tar.Header{Typeflag: tar.TypeReg, Name: strings.TrimPrefix(f.Path, "/"), Mode: int64(f.Mode.Perm()), Size: int64(len(f.Content))}
+		if err := w.WriteHeader(header); err != nil {
+			return fmt.Errorf("writing %s: %w", f.Path, err)
+		}
+		if _, err := w.Write(f.Content); err != nil {
+			return fmt.Errorf("writing %s: %w", f.Path, err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	if err := e.client.CopyToContainer(ctx, id, "/", &b, container.CopyToContainerOptions{}); err != nil {
+		return fmt.Errorf("writing files into it: %w", plain(ctx, err))
+	}
+	return nil
 }
 
 // StartContainer starts a container that is not running. The error is a *TakenError when a port of the host is taken.
@@ -170,7 +234,9 @@ func (e *Engine) Containers(ctx context.Context, label, value string) ([]Contain
 		}
 		for _, p := range c.Ports {
 			if address, err := netip.ParseAddr(p.IP); err == nil && p.PublicPort != 0 {
-				entry.Published = append(entry.Published, PublishedPort{Host: netip.AddrPortFrom(address, p.PublicPort), Container: p.PrivatePort})
+				entry.Published = append(entry.Published, PublishedPort{
+					Protocol: p.Type, Host: netip.AddrPortFrom(address, p.PublicPort), Container: p.PrivatePort,
+				})
 			}
 		}
 		found = append(found, entry)
@@ -184,91 +250,6 @@ func labelFilter(label, value string) filters.Args {
 		label += "=" + value
 	}
 	return filters.NewArgs(filters.Arg("label", label))
-}
-
-// CreateNetwork makes a bridge network; options are those of the bridge driver. The error is a *TakenError when the name is taken.
-func (e *Engine) CreateNetwork(ctx context.Context, name string, labels, options map[string]string) error {
-	// The Engine itself takes one name twice: older ones always, newer ones when two clients are quick.
-	found, err := e.client.NetworkList(ctx, network.ListOptions{Filters: filters.NewArgs(filters.Arg("name", name))})
-	if err != nil {
-		return fmt.Errorf("listing networks: %w", plain(ctx, err))
-	}
-	for _, n := range found {
-		if n.Name == name {
-			return &TakenError{What: "network name", Name: name}
-		}
-	}
-	_, err = e.client.NetworkCreate(ctx, name, network.CreateOptions{Driver: "bridge", Labels: labels, Options: options})
-	if errdefs.IsConflict(err) {
-		return &TakenError{What: "network name", Name: name}
-	}
-	if err != nil {
-		return fmt.Errorf("creating network %s: %w", name, plain(ctx, err))
-	}
-	return nil
-}
-
-// Labelled is a network or a volume with its labels.
-type Labelled struct {
-	// ID is what it is removed by.
-	ID     string
-	Labels map[string]string
-}
-
-// Networks lists the networks that have the label, with the value unless that is empty.
-func (e *Engine) Networks(ctx context.Context, label, value string) ([]Labelled, error) {
-	found, err := e.client.NetworkList(ctx, network.ListOptions{Filters: labelFilter(label, value)})
-	if err != nil {
-		return nil, fmt.Errorf("listing networks: %w", plain(ctx, err))
-	}
-	var list []Labelled
-	for _, n := range found {
-		list = append(list, Labelled{ID: n.ID, Labels: n.Labels})
-	}
-	return list, nil
-}
-
-// RemoveNetwork removes a network without containers. One that is not there is no error.
-func (e *Engine) RemoveNetwork(ctx context.Context, id string) error {
-	if err := e.client.NetworkRemove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("removing network %s: %w", id, plain(ctx, err))
-	}
-	return nil
-}
-
-// CreateVolume makes an empty volume. The caller must remove it. One of the same name and labels that is there already is no error; with
-// other labels the error is a *TakenError.
-func (e *Engine) CreateVolume(ctx context.Context, name string, labels map[string]string) error {
-	// The Engine answers with the volume that is there, if there is one, whatever its labels.
-	created, err := e.client.VolumeCreate(ctx, volume.CreateOptions{Name: name, Labels: labels})
-	if errdefs.IsConflict(err) || err == nil && !maps.Equal(created.Labels, labels) {
-		return &TakenError{What: "volume name", Name: name}
-	}
-	if err != nil {
-		return fmt.Errorf("creating volume %s: %w", name, plain(ctx, err))
-	}
-	return nil
-}
-
-// Volumes lists the volumes that have the label, with the value unless that is empty.
-func (e *Engine) Volumes(ctx context.Context, label, value string) ([]Labelled, error) {
-	found, err := e.client.VolumeList(ctx, volume.ListOptions{Filters: labelFilter(label, value)})
-	if err != nil {
-		return nil, fmt.Errorf("listing volumes: %w", plain(ctx, err))
-	}
-	var list []Labelled
-	for _, v := range found.Volumes {
-		list = append(list, Labelled{ID: v.Name, Labels: v.Labels})
-	}
-	return list, nil
-}
-
-// RemoveVolume removes a volume that no container uses. One that is not there is no error.
-func (e *Engine) RemoveVolume(ctx context.Context, name string) error {
-	if err := e.client.VolumeRemove(ctx, name, false); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("removing volume %s: %w", name, plain(ctx, err))
-	}
-	return nil
 }
 
 // Runtimes are the names of the OCI runtimes that the Engine can start containers with.
