@@ -27,9 +27,17 @@ func Down(ctx context.Context, engine *dockerengine.Engine, name, kubeconfig str
 	return errors.Join(err, step.Done(remove(ctx, engine, name, LabelCluster, name)))
 }
 
+// undo removes what a run has made.
+func undo(ctx context.Context, engine *dockerengine.Engine, cluster, run string) error {
+	if err := remove(ctx, engine, cluster, labelRun, run); err != nil {
+		return fmt.Errorf("removing what was made: %w; nodeimg down --name %s removes it later", err, cluster)
+	}
+	return nil
+}
+
 // remove removes whatever of the cluster has the label with the value: the mark that it is complete first, the claim last.
 func remove(ctx context.Context, engine *dockerengine.Engine, cluster, label, value string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, removeLimit, fmt.Errorf("not within %s; nodeimg down --name %s removes what is left", removeLimit, cluster))
+	ctx, cancel := context.WithTimeoutCause(ctx, removeLimit, fmt.Errorf("not within %s", removeLimit))
 	defer cancel()
 	if err := removeVolumes(ctx, engine, label, value, func(name string) bool { return name == markName(cluster) }); err != nil {
 		return err

@@ -95,16 +95,9 @@ func (r *resizer) checkImage(ctx context.Context) error {
 	if r.Image == "" {
 		return nil
 	}
-	found, err := r.Engine.Inspect(ctx, r.Image)
-	if missing := new(dockerengine.NotFoundError); errors.As(err, &missing) {
-		return recipes.InputErrorf("%v", missing)
-	}
+	version, err := kubernetesOf(ctx, r.Engine, r.Image)
 	if err != nil {
 		return err
-	}
-	version := found.Labels[recipes.LabelKubernetes]
-	if version == "" {
-		return recipes.InputErrorf("%s is not a node image that nodeimg built: it lacks the label %s", r.Image, recipes.LabelKubernetes)
 	}
 	node, _ := r.cluster.controlPlane()
 	return checkSkew(r.Image, node.Labels[recipes.LabelKubernetes], version)

@@ -67,20 +67,21 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 	if err := m.check(ctx); err != nil {
 		return nil, err
 	}
+	claimed := false
 	defer func() {
-		if err == nil {
-			return
-		}
-		if m.Retain {
+		switch {
+		case err == nil:
+		case claimed && m.Retain:
 			err = fmt.Errorf("%w\nwhat was made is kept, because of --retain; nodeimg down --name %s removes it", err, m.name)
-			return
+		default:
+			// Also when ctx has ended: what was made must go.
+			err = errors.Join(err, undo(context.WithoutCancel(ctx), m.Engine, m.name, m.run))
 		}
-		// Also when ctx has ended: what was made must go.
-		err = errors.Join(err, remove(context.WithoutCancel(ctx), m.Engine, m.name, labelRun, m.run))
 	}()
 	if err := claim(ctx, m.Engine, m.name, m.Owner, m.run); err != nil {
 		return nil, err
 	}
+	claimed = true
 	if err := m.create(ctx); err != nil {
 		return nil, err
 	}
@@ -137,6 +138,9 @@ func (m *maker) check(ctx context.Context) error {
 	case m.runtime == "" && !m.Config.Spec.Privileged:
 		m.runtime = sysbox
 	}
+	if err := checkImages(ctx, m.Engine, m.Config.Spec.Members()); err != nil {
+		return err
+	}
 	found, err := List(ctx, m.Engine, m.name)
 	if err != nil || len(found) == 0 {
 		return err
@@ -168,7 +172,7 @@ func (m *maker) create(ctx context.Context) error {
 		for _, n := range m.Config.Spec.Members() {
 			specs = append(specs, nodeSpec(m.Config, n, m.runtime))
 		}
-		specs[0].Publish = []dockerengine.PublishedPort{{Host: api, Container: apiPort}}
+		specs[0].Publish = append(specs[0].Publish, dockerengine.PublishedPort{Host: api, Container: apiPort})
 		members, err := startAll(ctx, m.Engine, m.run, m.Wait, specs...)
 		m.controlPlane, m.workers = members[0], members[1:]
 		return err

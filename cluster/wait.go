@@ -27,6 +27,10 @@ func until(ctx context.Context, limit time.Duration, check func(context.Context)
 		if err == nil {
 			return nil
 		}
+		// What the Engine ran has ended with it.
+		if dockerengine.Gone(err) {
+			return err
+		}
 		// Of a check that was cut off only the end would be told.
 		if said == nil || limited.Err() == nil {
 			said = err

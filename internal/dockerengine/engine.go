@@ -193,6 +193,9 @@ func (e *Engine) ImageID(ctx context.Context, reference string) (digest.Digest, 
 	return image.ID, err
 }
 
+// Gone says whether err means that no Engine answers: it has ended, or it was never there.
+func Gone(err error) bool { return client.IsErrConnectionFailed(err) }
+
 // plain prefers the reason why ctx ended to what the transport made of it.
 func plain(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
