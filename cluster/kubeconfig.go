@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
@@ -40,7 +41,8 @@ func Kubeconfig(ctx context.Context, engine *dockerengine.Engine, name string) (
 		return nil, err
 	}
 	node, ok := found.controlPlane()
-	if !ok || len(node.Published) == 0 {
+	published := slices.IndexFunc(node.Published, func(p dockerengine.PublishedPort) bool { return p.Container == apiPort })
+	if !ok || published < 0 {
 		return nil, fmt.Errorf("cluster %s has no control plane that runs; nodeimg start --name %[1]s starts it, nodeimg down --name %[1]s removes it", name)
 	}
 	text, err := engine.Exec(ctx, node.ID, nil, nil, "cat", adminConfig)
@@ -55,7 +57,7 @@ func Kubeconfig(ctx context.Context, engine *dockerengine.Engine, name string) (
 	if current == nil || in.Clusters[current.Cluster] == nil || in.AuthInfos[current.AuthInfo] == nil {
 		return nil, fmt.Errorf("reading the kubeconfig of %s: its current context %q is not whole", name, in.CurrentContext)
 	}
-	address := node.Published[0].Host
+	address := node.Published[published].Host
 	if address.Addr().IsUnspecified() {
 		address = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), address.Port())
 	}

@@ -1,20 +1,59 @@
 package cluster
 
 import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/docker/go-units"
+
 	"github.com/nodeimg/nodeimg/cluster/config"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 )
 
-// nodeSpec is the container of a node.
+// propagations are the Engine's names of what a mount's propagation is in Kubernetes
+// (https://kubernetes.io/docs/concepts/storage/volumes/#mount-propagation).
+var propagations = map[string]string{"None": "rprivate", "HostToContainer": "rslave", "Bidirectional": "rshared"}
+
+// nodeSpec is the container of a node of a valid description.
 func nodeSpec(c config.Cluster, n config.Member, runtime string) dockerengine.ContainerSpec {
 	cluster := c.Metadata.Name
 	name := nodeName(cluster, n.Role, n.Number)
-	return dockerengine.ContainerSpec{
-		Name: name, Hostname: name, Network: networkName(cluster),
+	network := c.Spec.Networking.Network
+	if network == "" {
+		network = networkName(cluster)
+	}
+	spec := dockerengine.ContainerSpec{
+		Name: name, Hostname: name, Network: network,
 		Image: n.Image, Runtime: runtime, Privileged: c.Spec.Privileged,
 		Labels: map[string]string{LabelCluster: cluster, LabelRole: string(n.Role)},
 		Tmpfs:  []string{"/run", "/tmp"},
 		// Overlays of the node cannot lie on Docker's own.
 		Volumes: []string{"/var"},
+		CPUs:    n.CPUs,
 	}
+	if c.Spec.Networking.CNI != "" {
+		spec.Env = append(spec.Env, cniVariable+"="+c.Spec.Networking.CNI)
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.Env)) {
+		spec.Env = append(spec.Env, name+"="+n.Env[name])
+	}
+	if n.Memory != "" {
+		spec.Memory, _ = units.RAMInBytes(n.Memory)
+	}
+	for _, m := range n.Mounts {
+		spec.Mounts = append(spec.Mounts, dockerengine.Mount{
+			Source: m.HostPath, Target: m.ContainerPath, ReadOnly: m.ReadOnly, Propagation: propagations[m.Propagation],
+		})
+	}
+	for _, p := range n.Ports {
+		address, _ := netip.ParseAddr(p.Address())
+		spec.Publish = append(spec.Publish, dockerengine.PublishedPort{
+			Protocol: p.Transport(), Host: netip.AddrPortFrom(address, uint16(p.HostPort)), Container: uint16(p.ContainerPort),
+		})
+	}
+	return spec
 }
+
+// cniVariable chooses the pod network in a node (dockerfiles, entrypoint.sh).
+const cniVariable = "NODEIMG_CNI"

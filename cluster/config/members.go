@@ -52,3 +52,29 @@ func (s Spec) Member(group Group, role Role, number int) Member {
 	group.KubeadmPatchesJSON6902 = slices.Concat(s.KubeadmPatchesJSON6902, group.KubeadmPatchesJSON6902)
 	return Member{Group: group, Role: role, Number: number}
 }
+
+// Single returns the groups with the node of the number, which counts from 1, in a group of its own, and that group's index. The index is
+// -1 when there is no such node.
+func (g Groups) Single(number int) (Groups, int) {
+	first := 1
+	for i, group := range g {
+		if number >= first+group.Count {
+			first += group.Count
+			continue
+		}
+		split := slices.Clone(g[:i])
+		add := func(count int) {
+			if count > 0 {
+				part := group
+				part.Count, part.Ports = count, slices.Clone(group.Ports)
+				split = append(split, part)
+			}
+		}
+		add(number - first)
+		add(1)
+		index := len(split) - 1
+		add(first + group.Count - 1 - number)
+		return append(split, g[i+1:]...), index
+	}
+	return g, -1
+}

@@ -2,11 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,51 +13,48 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/nodeimg/nodeimg/builder/display"
-	"github.com/nodeimg/nodeimg/builder/publish"
 	"github.com/nodeimg/nodeimg/cluster"
 	"github.com/nodeimg/nodeimg/cluster/config"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/internal/progress"
-	"github.com/nodeimg/nodeimg/nodeimage/inspect"
-	"github.com/nodeimg/nodeimg/recipes"
 )
 
 // defaultCluster is the name of a cluster that nobody has named.
-const defaultCluster = "nodeimg"
+const defaultCluster = config.DefaultName
 
 type upOptions struct {
-	cluster cluster.Options
-	apiPort uint16
-	// controlPlanes and workers are how many there are.
-	controlPlanes, workers int
-	kubeconfig             string
-	progress               string
-	timings                bool
+	describe   describeOptions
+	cluster    cluster.Options
+	kubeconfig string
+	progress   string
+	timings    bool
 }
 
 func newUpCommand() *cobra.Command {
 	var options upOptions
 	cmd := &cobra.Command{
-		Use:   "up IMAGE",
+		Use:   "up [IMAGE]",
 		Short: "Make a Kubernetes cluster of a node image",
 		Long: "Make a Kubernetes cluster whose nodes are containers of a node image. IMAGE is an image of the local Docker Engine, a folder with\n" +
 			"an OCI layout, or an archive; the last two are loaded into the Engine first. Nothing is downloaded: the nodes need no network.\n\n" +
+			"--config reads a description of the cluster (nodeimg schema cluster), over which IMAGE and flags have their say.\n\n" +
 			"Nodes run without privileges where the Engine has sysbox-runc. Without it --privileged has to be given, and gives them every\n" +
 			"privilege on this host. The command ends when all nodes and the pods of kube-system are Ready, and has then added the context\n" +
 			"nodeimg-NAME to your kubeconfig. When it fails or is interrupted, it removes what it has made.",
-		Example: "  nodeimg up k8s-node:v1.34.10\n  nodeimg up out/k8s-node --workers 2 --privileged\n  nodeimg down",
-		Args:    cobra.ExactArgs(1),
+		Example: "  nodeimg up k8s-node:v1.34.10\n  nodeimg up out/k8s-node --workers 2 --privileged -p 8080:30080\n" +
+			"  nodeimg up --config cluster.yaml\n  nodeimg down",
+		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runUp(cmd.Context(), args[0], options, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			described, err := options.describe.describe(cmd.Flags(), strings.Join(args, ""), cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			options.cluster.Config = described
+			return runUp(cmd.Context(), options, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	flags := cmd.Flags()
-	described := &options.cluster.Config
-	flags.StringVar(&described.Metadata.Name, "name", defaultCluster, "the cluster's name")
-	flags.IntVar(&options.workers, "workers", 0, "nodes beside the control plane; without any, it takes all pods")
-	flags.StringVar(&described.Spec.Runtime, "runtime", "", "the Engine's OCI runtime for nodes; sysbox-runc unless given")
-	flags.BoolVar(&described.Spec.Privileged, "privileged", false, "give the nodes every privilege on this host")
-	flags.Uint16Var(&options.apiPort, "api-port", 0, "port of the API server on this host's loopback address; a free one unless given")
+	options.describe.register(flags)
 	flags.DurationVar(&options.cluster.Wait, "wait", 5*time.Minute, "how long a node, and then all of them, may take to be Ready")
 	flags.BoolVar(&options.cluster.Retain, "retain", false, "keep what was made when it fails, to look into it")
 	registerKubeconfig(flags, &options.kubeconfig)
@@ -79,28 +75,24 @@ func kubeconfigPath(flag string) string {
 	return clientcmd.NewDefaultPathOptions().GetDefaultFilename()
 }
 
-func runUp(ctx context.Context, image string, o upOptions, stdout, stderr io.Writer) error {
+func runUp(ctx context.Context, o upOptions, stdout, stderr io.Writer) error {
 	screen, err := display.New(o.progress, stderr)
 	if err != nil {
 		return err
 	}
 	defer screen.Close()
-	o.cluster.API = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), o.apiPort)
+	if o.cluster.API, err = netip.ParseAddrPort(apiAddress(o.cluster.Config.Spec.Networking)); err != nil {
+		return err
+	}
 	path := kubeconfigPath(o.kubeconfig)
 	name := o.cluster.Config.Metadata.Name
-	if o.workers < 0 {
-		return recipes.InputErrorf("found %d workers, expected 0 or more", o.workers)
-	}
-	o.controlPlanes = 1
-	described := &o.cluster.Config.Spec
-	described.ControlPlanes, described.Workers = config.Groups{{Count: o.controlPlanes}}, config.Groups{{Count: o.workers}}
 	var result *cluster.Result
 	err = changeCluster(progress.WithSink(ctx, screen.Sink()), name, func(ctx context.Context, engine *dockerengine.Engine) (err error) {
 		o.cluster.Engine = engine
 		if o.cluster.Owner, err = lockOwner(ctx); err != nil {
 			return err
 		}
-		if o.cluster.Config.Spec.Image, err = loadNodeImage(ctx, engine, image); err != nil {
+		if err := loadNodeImages(ctx, engine, &o.cluster.Config.Spec); err != nil {
 			return err
 		}
 		if result, err = cluster.Up(ctx, o.cluster); err != nil {
@@ -124,40 +116,4 @@ func runUp(ctx context.Context, image string, o upOptions, stdout, stderr io.Wri
 	fmt.Fprintf(stderr, "The nodes are %s.\nkubectl --kubeconfig %s --context %s get nodes\n", isolation, path, cluster.ContextName(name))
 	_, err = fmt.Fprintln(stdout, cluster.ContextName(name))
 	return err
-}
-
-// loadNodeImage returns the name of the image in the Engine; a layout or an archive is loaded, unless the Engine has the same image.
-func loadNodeImage(ctx context.Context, engine *dockerengine.Engine, target string) (string, error) {
-	if _, err := os.Stat(target); err != nil {
-		found, err := engine.Inspect(ctx, target)
-		if missing := new(dockerengine.NotFoundError); errors.As(err, &missing) {
-			return "", recipes.InputErrorf("%v, and there is no such file or folder", missing)
-		}
-		if err != nil {
-			return "", err
-		}
-		if found.Labels[recipes.LabelKubernetes] == "" {
-			return "", recipes.InputErrorf("%s is not a node image that nodeimg built: it lacks the label %s", target, recipes.LabelKubernetes)
-		}
-		return target, nil
-	}
-	img, closer, err := inspect.Open(ctx, target, inspect.Options{})
-	if err != nil {
-		return "", err
-	}
-	defer closer.Close()
-	report, err := inspect.Image(img, target)
-	if err != nil {
-		return "", err
-	}
-	id, err := img.ConfigName()
-	if err != nil {
-		return "", fmt.Errorf("reading %s: %w", target, err)
-	}
-	name := "nodeimg-up/" + report.Name + ":" + id.Hex[:12]
-	if _, err := engine.Inspect(ctx, name); err == nil {
-		return name, nil
-	}
-	_, err = publish.Load(ctx, engine, img, []string{name})
-	return name, err
 }
