@@ -253,11 +253,10 @@ func (c *compiler) compile(ctx context.Context, p project, in *content, modules 
 			return nil, fmt.Errorf("creating the build folder: %w", err)
 		}
 	}
-	files := map[string]string{"go.mod": in.GoMod, "go.sum": ""}
-	if p.main != "" {
-		files["main.go"] = p.main
-	}
-	for name, text := range files {
+	for name, text := range sourceFiles(p, in.GoMod) {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(source, name)), 0o755); err != nil {
+			return nil, fmt.Errorf("creating the build folder: %w", err)
+		}
 		if err := os.WriteFile(filepath.Join(source, name), []byte(text), 0o644); err != nil {
 			return nil, fmt.Errorf("writing the build's %s: %w", name, err)
 		}

@@ -72,6 +72,12 @@ func goMod(p project, upstream []byte) ([]byte, error) {
 			return nil, err
 		}
 	}
+	if p.apart {
+		out.AddNewRequire(apartModule, "v0.0.0", false)
+		if err := out.AddReplace(apartModule, "", "./apart", ""); err != nil {
+			return nil, err
+		}
+	}
 	for _, e := range in.Exclude {
 		if err := out.AddExclude(e.Mod.Path, e.Mod.Version); err != nil {
 			return nil, err
@@ -80,6 +86,19 @@ func goMod(p project, upstream []byte) ([]byte, error) {
 	out.SortBlocks()
 	out.Cleanup()
 	return out.Format()
+}
+
+// sourceFiles are the files that a build of p begins with, by path; mod is its go.mod.
+func sourceFiles(p project, mod string) map[string]string {
+	files := map[string]string{"go.mod": mod, "go.sum": ""}
+	switch {
+	case p.apart:
+		files["apart/go.mod"] = "module " + apartModule + "\n\ngo " + goVersionWithoutUpstream + "\n"
+		files["apart/"+p.name+"/main.go"] = p.main
+	case p.main != "":
+		files["main.go"] = p.main
+	}
+	return files
 }
 
 // languageFlags compiles a module without a go.mod in the language version that upstream names elsewhere. The go command would take go1.16

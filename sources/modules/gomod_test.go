@@ -35,6 +35,7 @@ func TestGoMod(t *testing.T) {
 			if pin := strings.Fields(sections["pin"]); len(pin) == 2 {
 				p.pins = []module.Version{{Path: pin[0], Version: pin[1]}}
 			}
+			p.main, p.apart = sections["apart"], sections["apart"] != ""
 			got, err := goMod(p, []byte(sections["upstream/go.mod"]))
 			if err != nil {
 				t.Fatal(err)

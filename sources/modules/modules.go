@@ -150,7 +150,7 @@ func lockProject(p project, b *build) (parts []recipes.LockedPart, modules []rec
 		f := b.Programs[prog.name()]
 		parts = append(parts, recipes.LockedPart{
 			Name: p.name, Version: strings.TrimSuffix(p.version, incompatible), Path: prog.path, Digest: f.Digest.String(), Size: f.Size,
-			Origin: prog.pkg + "@" + p.version,
+			Origin: prog.origin(p) + "@" + p.version,
 		})
 	}
 	for _, m := range b.Modules {

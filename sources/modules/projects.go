@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"golang.org/x/mod/module"
+	"golang.org/x/mod/semver"
 
 	"github.com/nodeimg/nodeimg/recipes"
 )
@@ -28,12 +29,14 @@ const (
 	PauseVersion = "v1.0.0"
 )
 
-// pauseSource and coreDNSSource are the main packages that are nodeimg's own.
+// pauseSource, coreDNSSource and kubeadmSource are the main packages that are nodeimg's own.
 var (
 	//go:embed pause/main.go
 	pauseSource string
 	//go:embed _coredns/main.go
 	coreDNSSource string
+	//go:embed _kubeadm/main.go
+	kubeadmSource string
 )
 
 // project is a set of programs that one "go build" compiles.
@@ -47,7 +50,10 @@ type project struct {
 	// pins replace a dependency whose required version the checksum database has no record of.
 	pins []module.Version
 	// main is the source of a main package of our own, compiled as package ".".
-	main     string
+	main string
+	// apart puts main into a module beside the build's, apartModule, as the package of the only program. Then go loads what main imports and no
+	// more, as for upstream's main packages; else all requirements of requirements, of which the checksum database may lack a record.
+	apart    bool
 	programs []program
 	// stamps are the linker's -X settings besides version independent ones.
 	stamps func(m moduleFact) []string
@@ -57,6 +63,9 @@ type project struct {
 	// libraries are the C libraries that have to be installed.
 	libraries []library
 }
+
+// apartModule is the module of a main package that is apart.
+const apartModule = "nodeimg.dev/apart"
 
 // library is a C library, by its name in pkg-config, with the Debian package that holds its headers and static archive.
 type library struct{ name, pkg string }
@@ -79,6 +88,14 @@ func (p program) name() string {
 	}
 	prefix, _, _ := module.SplitPathVersion(p.pkg)
 	return path.Base(prefix)
+}
+
+// origin is where the program's code comes from: its package, or the module that a main package of our own belongs to.
+func (p program) origin(of project) string {
+	if of.apart {
+		return of.modules[0]
+	}
+	return p.pkg
 }
 
 // image is a container image made of compiled programs.
@@ -114,7 +131,6 @@ func projectsFor(req Request) []project {
 	kubernetes := project{
 		name: "kubernetes", version: req.Kubernetes, field: "spec.kubernetes.version", modules: []string{"k8s.io/kubernetes"}, stamps: stampKubernetes,
 		programs: []program{
-			{pkg: "k8s.io/kubernetes/cmd/kubeadm", path: "/usr/bin/kubeadm"},
 			{pkg: "k8s.io/kubernetes/cmd/kubelet", path: "/usr/bin/kubelet"},
 			{pkg: "k8s.io/kubernetes/cmd/kubectl", path: "/usr/bin/kubectl"},
 			{pkg: "k8s.io/kubernetes/cmd/kube-apiserver"},
@@ -122,6 +138,13 @@ func projectsFor(req Request) []project {
 			{pkg: "k8s.io/kubernetes/cmd/kube-scheduler"},
 			{pkg: "k8s.io/kubernetes/cmd/kube-proxy"},
 		},
+	}
+	kubeadm := project{
+		name: "kubeadm", version: req.Kubernetes, field: kubernetes.field, modules: kubernetes.modules,
+		stamps: func(m moduleFact) []string {
+			return append(stampKubernetes(m), "main.etcdTag="+strings.TrimPrefix(EtcdVersion, "v")+ownTag, "main.dnsTag="+CoreDNSVersion+ownTag)
+		},
+		main: kubeadmMain(req.Kubernetes), apart: true, programs: []program{{pkg: apartModule + "/kubeadm", path: "/usr/bin/kubeadm"}},
 	}
 	etcd := project{
 		// The module etcdutl depends on the server, so that its requirements cover all three.
@@ -145,11 +168,19 @@ func projectsFor(req Request) []project {
 	pause := project{name: "pause", version: PauseVersion, main: pauseSource, programs: []program{{pkg: ".", own: "pause"}}}
 
 	projects := append([]project{kubernetes}, runtimeProjects(req.CRI)...)
-	projects = append(projects, coreDNS, etcd, cniPlugins(), criTools, pause)
+	projects = append(projects, kubeadm, coreDNS, etcd, cniPlugins(), criTools, pause)
 	if req.CNI == recipes.CNIFlannel {
 		projects = append(projects, flannelProjects()...)
 	}
 	return projects
+}
+
+// kubeadmMain is kubeadm's main package for a version of Kubernetes. Before v1.34 the function that ends the program was another one.
+func kubeadmMain(kubernetes string) string {
+	if semver.Compare(kubernetes, "v1.34.0-alpha") >= 0 {
+		return kubeadmSource
+	}
+	return strings.NewReplacer("kubeadm/app/util/errors", "kubeadm/app/util", "HandleError", "CheckErr").Replace(kubeadmSource)
 }
 
 // cniPlugins are the reference plugins for Linux.

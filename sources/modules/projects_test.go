@@ -120,6 +120,22 @@ func TestUpstreamTagsAreTruthful(t *testing.T) {
 	}
 }
 
+// TestKubeadmMain checks that kubeadm ends as upstream's of the same version does; the function was moved in v1.34.
+func TestKubeadmMain(t *testing.T) {
+	for version, want := range map[string]string{
+		"v1.33.1":        "utilerrors \"k8s.io/kubernetes/cmd/kubeadm/app/util\"\nutilerrors.CheckErr(app.Run())",
+		"v1.34.0-beta.0": "utilerrors \"k8s.io/kubernetes/cmd/kubeadm/app/util/errors\"\nutilerrors.HandleError(app.Run())",
+		"v1.36.3":        "utilerrors \"k8s.io/kubernetes/cmd/kubeadm/app/util/errors\"\nutilerrors.HandleError(app.Run())",
+	} {
+		source := kubeadmMain(version)
+		for line := range strings.Lines(want) {
+			if !strings.Contains(source, strings.TrimSpace(line)+"\n") {
+				t.Errorf("%s: the main package lacks %s", version, line)
+			}
+		}
+	}
+}
+
 func TestLdflags(t *testing.T) {
 	released := time.Date(2026, 7, 22, 22, 5, 6, 0, time.UTC)
 	for _, test := range []struct {

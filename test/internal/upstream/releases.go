@@ -24,7 +24,7 @@ func (s *Server) addReleases(ctx context.Context, lock *recipes.Lock) error {
 	for _, part := range lock.Parts {
 		byProject[part.Name] = append(byProject[part.Name], part)
 	}
-	for _, part := range byProject["kubernetes"] {
+	for _, part := range append(byProject["kubernetes"], byProject["kubeadm"]...) {
 		url := fmt.Sprintf("/dl.k8s.io/release/%s/bin/linux/%s/%s", part.Version, arch, path.Base(part.Path))
 		s.files[url] = file{blob: digest.Digest(part.Digest)}
 		// The sum alone, without a line end.
