@@ -1,14 +1,15 @@
 package cluster
 
 import (
-	"bytes"
+	"bufio"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 
-	"gopkg.in/yaml.v3"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/yaml"
 )
 
 // Files in a node.
@@ -30,23 +31,28 @@ func newToken() string {
 	return text[:6] + "." + text[6:22]
 }
 
-// document is one document of a kubeadm configuration.
-type document map[string]any
+// document is one document of a kubeadm configuration, as JSON decodes it.
+type document = map[string]any
 
 // documents reads a kubeadm configuration by the documents' kinds, in their order.
 func documents(config string) ([]document, error) {
 	var list []document
-	decoder := yaml.NewDecoder(strings.NewReader(config))
+	reader := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(config)))
 	for {
-		d := document{}
-		err := decoder.Decode(&d)
+		text, err := reader.Read()
 		if errors.Is(err, io.EOF) {
 			return list, nil
+		}
+		var d document
+		if err == nil {
+			err = yaml.Unmarshal(text, &d)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("reading %s: %w", shippedConfig, err)
 		}
-		list = append(list, d)
+		if len(d) > 0 {
+			list = append(list, d)
+		}
 	}
 }
 
@@ -60,14 +66,15 @@ func find(list []document, kind string) (document, error) {
 }
 
 func encode(list ...document) (string, error) {
-	var b bytes.Buffer
-	encoder := yaml.NewEncoder(&b)
+	var parts []string
 	for _, d := range list {
-		if err := encoder.Encode(d); err != nil {
+		text, err := yaml.Marshal(d)
+		if err != nil {
 			return "", fmt.Errorf("encoding the kubeadm configuration: %w", err)
 		}
+		parts = append(parts, string(text))
 	}
-	return b.String(), encoder.Close()
+	return strings.Join(parts, "---\n"), nil
 }
 
 // initConfig is the shipped configuration with a token to join with, and without the taint that keeps pods off a control plane when there

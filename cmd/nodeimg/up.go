@@ -43,7 +43,7 @@ func newUpCommand() *cobra.Command {
 			"nodeimg-NAME to your kubeconfig. When it fails or is interrupted, it removes what it has made.",
 		Example: "  nodeimg up k8s-node:v1.34.10\n  nodeimg up out/k8s-node --workers 2 --privileged -p 8080:30080\n" +
 			"  nodeimg up --config cluster.yaml\n  nodeimg down",
-		Args:    cobra.MaximumNArgs(1),
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			described, err := options.describe.describe(cmd.Flags(), strings.Join(args, ""), cmd.InOrStdin())
 			if err != nil {
