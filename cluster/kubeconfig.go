@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/gofrs/flock"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
 
@@ -113,33 +114,68 @@ func ForgetKubeconfig(ctx context.Context, path, cluster string) error {
 	})
 }
 
-// lockPoll is how often a lock is tried that somebody else has.
-const lockPoll = 50 * time.Millisecond
+// lockPoll is how often a lock is tried that somebody else has, and lockLimit how long: changing a file takes milliseconds.
+const (
+	lockPoll  = 50 * time.Millisecond
+	lockLimit = 10 * time.Second
+)
 
-// changeKubeconfig reads, changes and replaces the file, under the lock that kubectl uses (k8s.io/client-go/tools/clientcmd, lockFile).
+// lockKubeconfig waits until nobody else changes the file. Another nodeimg is kept out by a lock on the folder, which ends with the
+// process; kubectl by the file that it makes itself (k8s.io/client-go/tools/clientcmd, lockFile). Of a nodeimg that was killed such a file
+// can stay; kubectl's have no permissions, so it can be told.
+func lockKubeconfig(ctx context.Context, path string) (unlock func(), err error) {
+	limited, cancel := context.WithTimeout(ctx, lockLimit)
+	defer cancel()
+	folder := flock.New(filepath.Dir(path), flock.SetFlag(os.O_RDONLY))
+	// Not every file system can lock a folder; on those kubectl's way has to do.
+	alone, _ := folder.TryLockContext(limited, lockPoll)
+	file := path + ".lock"
+	for {
+		f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL, 0o600)
+		if err == nil {
+			return func() {
+				_ = f.Close()
+				_ = os.Remove(file)
+				_ = folder.Close()
+			}, nil
+		}
+		if info, statErr := os.Lstat(file); alone && statErr == nil && info.Mode().Perm() != 0 {
+			_ = os.Remove(file)
+			continue
+		}
+		if !os.IsExist(err) {
+			_ = folder.Close()
+			return nil, err
+		}
+		select {
+		case <-limited.Done():
+			_ = folder.Close()
+			return nil, fmt.Errorf("somebody else has locked it with %s; remove that file if nobody does: %w", file, context.Cause(limited))
+		case <-time.After(lockPoll):
+		}
+	}
+}
+
+// changeKubeconfig reads, changes and replaces the file, while nobody else does.
 func changeKubeconfig(ctx context.Context, path string, change func(*api.Config) bool) (err error) {
 	fail := func(err error) error { return fmt.Errorf("changing kubeconfig %s: %w", path, err) }
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fail(err)
 	}
-	lock := path + ".lock"
-	for {
-		f, err := os.OpenFile(lock, os.O_CREATE|os.O_EXCL, 0)
-		if err == nil {
-			defer os.Remove(lock)
-			if err := f.Close(); err != nil {
-				return fail(err)
-			}
-			break
-		}
-		if !os.IsExist(err) {
-			return fail(err)
-		}
-		select {
-		case <-ctx.Done():
-			return fail(fmt.Errorf("somebody else has locked it with %s; remove that file if nobody does: %w", lock, context.Cause(ctx)))
-		case <-time.After(lockPoll):
-		}
+	unlock, err := lockKubeconfig(ctx, path)
+	if err != nil {
+		return fail(err)
+	}
+	defer unlock()
+	// What the path points to is replaced, not the link.
+	real := path
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		real = target
+	}
+	// The name is always the same: what a nodeimg left that was killed goes with the next change.
+	staged := real + ".nodeimg"
+	if err := os.Remove(staged); err != nil && !os.IsNotExist(err) {
+		return fail(err)
 	}
 	all := api.NewConfig()
 	if text, err := os.ReadFile(path); err == nil {
@@ -156,22 +192,11 @@ func changeKubeconfig(ctx context.Context, path string, change func(*api.Config)
 	if err != nil {
 		return fail(err)
 	}
-	// What the path points to is replaced, not the link.
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real
-	}
-	staged, err := os.CreateTemp(filepath.Dir(path), ".kubeconfig-")
-	if err != nil {
+	defer os.Remove(staged)
+	if err := os.WriteFile(staged, text, 0o600); err != nil {
 		return fail(err)
 	}
-	defer os.Remove(staged.Name())
-	if _, err := staged.Write(text); err != nil {
-		return fail(err)
-	}
-	if err := staged.Close(); err != nil {
-		return fail(err)
-	}
-	if err := os.Rename(staged.Name(), path); err != nil {
+	if err := os.Rename(staged, real); err != nil {
 		return fail(err)
 	}
 	return nil

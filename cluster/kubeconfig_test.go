@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -93,5 +94,36 @@ func TestKubeconfigThatIsNone(t *testing.T) {
 	}
 	if err := ForgetKubeconfig(t.Context(), filepath.Join(t.TempDir(), "missing"), "new"); err != nil {
 		t.Errorf("forgetting in a file that is not there: %v", err)
+	}
+}
+
+// TestKubeconfigLocks changes a file whose locks a nodeimg has left that was killed, and one that kubectl has locked.
+func TestKubeconfigLocks(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "config")
+	for _, left := range []string{path + ".lock", path + ".nodeimg"} {
+		if err := os.WriteFile(left, []byte("token"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := MergeKubeconfig(t.Context(), path, kubeconfigFile(t, "new")); err != nil {
+		t.Fatal(err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("left in the folder: %v %v", entries, err)
+	}
+	if err := os.WriteFile(path+".lock", nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*lockPoll)
+	defer cancel()
+	if err := ForgetKubeconfig(ctx, path, "new"); err == nil || !strings.Contains(err.Error(), path+".lock") {
+		t.Errorf("kubectl has locked the file: error %v", err)
+	}
+	if _, err := os.Stat(path + ".lock"); err != nil {
+		t.Errorf("kubectl's lock is gone: %v", err)
+	}
+	if read(t, path).Contexts[ContextName("new")] == nil {
+		t.Error("the file was changed all the same")
 	}
 }

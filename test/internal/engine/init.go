@@ -59,16 +59,29 @@ func Init(options InitOptions) error {
 	if err != nil {
 		return fmt.Errorf("starting containerd: %w", err)
 	}
-	dockerd, err := startDockerd(options)
+	ordered, err := orders(options.Dir)
 	if err != nil {
+		return fmt.Errorf("listening for orders: %w", err)
+	}
+	dockerd := daemon{options: options}
+	if dockerd.process, err = startDockerd(options); err != nil {
 		return fmt.Errorf("starting dockerd: %w", err)
 	}
 	stopping := false
-	for signal := range signals {
-		if signal == syscall.SIGTERM {
-			stopping = true
-			_ = dockerd.Signal(syscall.SIGTERM)
+	for {
+		select {
+		case o := <-ordered:
+			dockerd.obey(o)
 			continue
+		case signal := <-signals:
+			if signal == syscall.SIGTERM && dockerd.process == nil {
+				return nil
+			}
+			if signal == syscall.SIGTERM {
+				stopping = true
+				_ = dockerd.process.Signal(syscall.SIGTERM)
+				continue
+			}
 		}
 		for {
 			var status syscall.WaitStatus
@@ -80,16 +93,18 @@ func Init(options InitOptions) error {
 				break
 			}
 			switch {
-			case pid == dockerd.Pid && stopping:
+			case dockerd.process != nil && pid == dockerd.process.Pid && stopping:
 				return nil
-			case pid == dockerd.Pid:
+			case dockerd.process != nil && pid == dockerd.process.Pid && dockerd.ended != nil:
+				dockerd.ended(nil)
+				dockerd.process, dockerd.ended = nil, nil
+			case dockerd.process != nil && pid == dockerd.process.Pid:
 				return fmt.Errorf("dockerd ended with status %d", status.ExitStatus())
 			case pid == containerd.Pid && !stopping:
 				return fmt.Errorf("containerd ended with status %d", status.ExitStatus())
 			}
 		}
 	}
-	return nil
 }
 
 // startContainerd starts containerd with nothing but what the Engine needs of it.
@@ -138,7 +153,7 @@ func startDockerd(options InitOptions) (*os.Process, error) {
 		"--host", hostOf(options.Dir),
 		"--data-root", filepath.Join(options.Dir, "data"),
 		"--exec-root", filepath.Join(options.Dir, "exec"),
-		"--pidfile", filepath.Join(options.Dir, "dockerd.pid"),
+		"--pidfile", pidFile(options.Dir),
 		"--containerd", filepath.Join(options.Dir, "containerd", "containerd.sock"),
 		"--userland-proxy-path", filepath.Join(options.Programs, "docker-proxy"),
 		"--cgroup-parent", "/" + cgroupName(options.Dir),
@@ -152,6 +167,8 @@ func startDockerd(options InitOptions) (*os.Process, error) {
 	}
 	return start(filepath.Join(options.Programs, "dockerd"), append(args, options.Flags...)...)
 }
+
+func pidFile(dir string) string { return filepath.Join(dir, "dockerd.pid") }
 
 // start runs a program that ends when this process does. Waiting for it is the reaper's.
 func start(program string, args ...string) (*os.Process, error) {

@@ -130,7 +130,11 @@ func serve(ctx context.Context, dir string, options ServeOptions) error {
 	if options.Network == HostNetwork {
 		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		if err := empty(stopping, hostOf(dir)); err != nil {
+		err := revive(stopping, dir)
+		if err == nil {
+			err = empty(stopping, hostOf(dir))
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "removing containers and networks:", err)
 		}
 		_ = init.Process.Signal(syscall.SIGTERM)
