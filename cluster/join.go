@@ -81,8 +81,8 @@ func (n *member) write(ctx context.Context, path, content string) error {
 	return err
 }
 
-// discovery is what a worker needs to know of the control plane beside its name: its authority.
-const discovery = `kubectl --kubeconfig "$0" config view --raw --minify -o 'jsonpath={.clusters[0].cluster.certificate-authority-data}'`
+// discovery prints what a node needs to know of the API server: its address and its authority.
+const discovery = `kubectl --kubeconfig "$0" config view --raw --minify -o 'jsonpath={.clusters[0].cluster.server} {.clusters[0].cluster.certificate-authority-data}'`
 
 // invitation is what a node needs to join a cluster.
 type invitation struct {
@@ -92,19 +92,27 @@ type invitation struct {
 
 // invite makes an invitation of the control plane n to its cluster.
 func (n *member) invite(ctx context.Context, token string) (invitation, error) {
-	authority, err := n.exec(ctx, "sh", "-c", discovery, adminConfig)
-	return invitation{discovery: discoveryConfig(n.name, strings.TrimSpace(authority)), token: token}, err
+	found, err := n.exec(ctx, "sh", "-c", discovery, adminConfig)
+	server, authority, _ := strings.Cut(strings.TrimSpace(found), " ")
+	return invitation{discovery: discoveryConfig(server, authority), token: token}, err
 }
 
-// join makes the node, which has booted, a worker of a cluster.
-func (n *member) join(ctx context.Context, to invitation) error {
+// joining is what a node joins as.
+type joining struct {
+	role Role
+	// alone says that no other nodes take ordinary pods, so that a control plane has to.
+	alone bool
+}
+
+// join makes the node, which has booted, a node of a cluster. A control plane has the cluster's authorities already.
+func (n *member) join(ctx context.Context, to invitation, as joining) error {
 	step := progress.Start(ctx, "[%s] kubeadm join", n.name)
 	return step.Done(func() error {
 		shipped, err := n.exec(ctx, "cat", shippedConfig)
 		if err != nil {
 			return err
 		}
-		config, err := joinConfig(shipped, to.token)
+		config, err := joinConfig(shipped, to.token, as)
 		if err != nil {
 			return err
 		}

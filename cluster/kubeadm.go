@@ -90,19 +90,24 @@ func initConfig(shipped, token string, alone bool) (string, error) {
 	}
 	initial["bootstrapTokens"] = []any{document{"token": token, "ttl": "1h0m0s", "description": "made by nodeimg for the nodes of its own cluster"}}
 	if alone {
-		registration, ok := initial["nodeRegistration"].(document)
-		if !ok {
-			registration = document{}
-			initial["nodeRegistration"] = registration
-		}
-		registration["taints"] = []any{}
+		takeAll(initial)
 	}
 	return encode(list...)
 }
 
-// joinConfig makes the configuration with which a worker joins, of the configuration that the worker itself would begin a cluster with:
-// its address, its runtime, the checks to ignore.
-func joinConfig(shipped, token string) (string, error) {
+// takeAll leaves out the taint that keeps ordinary pods off a control plane.
+func takeAll(initial document) {
+	registration, ok := initial["nodeRegistration"].(document)
+	if !ok {
+		registration = document{}
+		initial["nodeRegistration"] = registration
+	}
+	registration["taints"] = []any{}
+}
+
+// joinConfig makes the configuration with which a node joins, of the configuration that it would begin a cluster with itself: its address,
+// its runtime, the checks to ignore.
+func joinConfig(shipped, token string, as joining) (string, error) {
 	list, err := documents(shipped)
 	if err != nil {
 		return "", err
@@ -111,11 +116,18 @@ func joinConfig(shipped, token string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return encode(document{
+	if as.role == RoleControlPlane && as.alone {
+		takeAll(initial)
+	}
+	join := document{
 		"apiVersion":       initial["apiVersion"],
 		"kind":             "JoinConfiguration",
 		"nodeRegistration": initial["nodeRegistration"],
 		// A file needs no wait until the cluster has published its own description.
 		"discovery": document{"file": document{"kubeConfigPath": discoveryPath}, "tlsBootstrapToken": token},
-	})
+	}
+	if as.role == RoleControlPlane {
+		join["controlPlane"] = document{"localAPIEndpoint": initial["localAPIEndpoint"]}
+	}
+	return encode(join)
 }

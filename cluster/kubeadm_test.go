@@ -35,7 +35,7 @@ func TestConfigs(t *testing.T) {
 			t.Errorf("alone %v:\n%s", alone, got)
 		}
 	}
-	got, err := joinConfig(shipped, token)
+	got, err := joinConfig(shipped, token, joining{role: RoleWorker})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestConfigs(t *testing.T) {
 	if strings.Contains(got, "localAPIEndpoint") || strings.Contains(got, "ClusterConfiguration") {
 		t.Errorf("a worker's configuration has a control plane's fields:\n%s", got)
 	}
-	if _, err := joinConfig("kind: Other\n", token); err == nil || !strings.Contains(err.Error(), "InitConfiguration") {
+	if _, err := joinConfig("kind: Other\n", token, joining{}); err == nil || !strings.Contains(err.Error(), "InitConfiguration") {
 		t.Errorf("a configuration without InitConfiguration: %v", err)
 	}
 }

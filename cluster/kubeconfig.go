@@ -21,17 +21,17 @@ import (
 func ContextName(cluster string) string { return "nodeimg-" + cluster }
 
 // discoveryConfig is a kubeconfig without a user, from which a node learns where the API server is and whom to believe.
-func discoveryConfig(controlPlane, authority string) string {
+func discoveryConfig(server, authority string) string {
 	return fmt.Sprintf(`apiVersion: v1
 kind: Config
 clusters:
 - name: ""
   cluster:
-    server: https://%s:%d
+    server: %s
     certificate-authority-data: %s
 contexts: []
 users: []
-`, controlPlane, apiPort, authority)
+`, server, authority)
 }
 
 // Kubeconfig returns the administrator's kubeconfig of a cluster, for use on the Engine's host, with the one context ContextName. The error
@@ -41,10 +41,14 @@ func Kubeconfig(ctx context.Context, engine *dockerengine.Engine, name string) (
 	if err != nil {
 		return nil, err
 	}
-	node, ok := found.controlPlane()
-	published := slices.IndexFunc(node.Published, func(p dockerengine.PublishedPort) bool { return p.Container == apiPort })
+	node, ok := found.runningControlPlane()
+	front := node
+	if found.LoadBalancer != nil {
+		front = *found.LoadBalancer
+	}
+	published := slices.IndexFunc(front.Published, func(p dockerengine.PublishedPort) bool { return p.Container == apiPort })
 	if !ok || published < 0 {
-		return nil, fmt.Errorf("cluster %s has no control plane that runs; nodeimg start --name %[1]s starts it, nodeimg down --name %[1]s removes it", name)
+		return nil, fmt.Errorf("cluster %s has no control plane that can be reached; nodeimg start --name %[1]s starts it, nodeimg down --name %[1]s removes it", name)
 	}
 	text, err := engine.Exec(ctx, node.ID, nil, nil, "cat", adminConfig)
 	if err != nil {
@@ -58,7 +62,7 @@ func Kubeconfig(ctx context.Context, engine *dockerengine.Engine, name string) (
 	if current == nil || in.Clusters[current.Cluster] == nil || in.AuthInfos[current.AuthInfo] == nil {
 		return nil, fmt.Errorf("reading the kubeconfig of %s: its current context %q is not whole", name, in.CurrentContext)
 	}
-	address := node.Published[published].Host
+	address := front.Published[published].Host
 	if address.Addr().IsUnspecified() {
 		address = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), address.Port())
 	}

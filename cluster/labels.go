@@ -42,19 +42,35 @@ type Cluster struct {
 	Name string
 	// Nodes are sorted by name.
 	Nodes []Node
+	// LoadBalancer is what stands before the API servers of several control planes; else nil.
+	LoadBalancer *Node
 	// Complete says that everything was Ready when the cluster was made.
 	Complete bool
 	// Owner is who makes the cluster or has made it; empty when all that is left has lost it.
 	Owner string
 }
 
-// controlPlane is the first control-plane node.
-func (c *Cluster) controlPlane() (Node, bool) {
-	i := slices.IndexFunc(c.Nodes, func(n Node) bool { return n.Role() == RoleControlPlane })
-	if i < 0 {
-		return Node{}, false
+// Containers are the nodes and the load balancer.
+func (c *Cluster) Containers() []Node {
+	if c.LoadBalancer == nil {
+		return c.Nodes
 	}
-	return c.Nodes[i], true
+	return append(slices.Clone(c.Nodes), *c.LoadBalancer)
+}
+
+// controlPlanes are the nodes with an API server.
+func (c *Cluster) controlPlanes() []Node {
+	return slices.DeleteFunc(slices.Clone(c.Nodes), func(n Node) bool { return n.Role() != RoleControlPlane })
+}
+
+// runningControlPlane is the first one that runs. Whichever it is, its questions for the API server go to one that answers.
+func (c *Cluster) runningControlPlane() (Node, bool) {
+	for _, n := range c.controlPlanes() {
+		if n.State == stateRunning {
+			return n, true
+		}
+	}
+	return Node{}, false
 }
 
 // CheckName says what is wrong with a cluster's name; the error is a *recipes.InputError.
@@ -90,8 +106,12 @@ func List(ctx context.Context, engine *dockerengine.Engine, name string) ([]*Clu
 		return found[name]
 	}
 	for _, c := range containers {
-		cluster := named(c.Labels[LabelCluster])
-		cluster.Nodes = append(cluster.Nodes, Node{c})
+		cluster, node := named(c.Labels[LabelCluster]), Node{c}
+		if node.Role() == RoleLoadBalancer {
+			cluster.LoadBalancer = &node
+		} else {
+			cluster.Nodes = append(cluster.Nodes, node)
+		}
 	}
 	for _, n := range networks {
 		named(n.Labels[LabelCluster])
@@ -134,19 +154,24 @@ func getComplete(ctx context.Context, engine *dockerengine.Engine, name string) 
 	return c, err
 }
 
-// running returns the cluster of the name, which must be complete, and the first control plane, whose container must run. The error is a
-// *recipes.InputError when they are not.
+// running returns the cluster of the name, which must be complete, and the first control plane that runs; the load balancer must run too. The
+// error is a *recipes.InputError when they do not.
 func running(ctx context.Context, engine *dockerengine.Engine, name string, wait time.Duration) (*Cluster, *member, error) {
 	c, err := getComplete(ctx, engine, name)
 	if err != nil {
 		return nil, nil, err
 	}
-	node, ok := c.controlPlane()
-	if !ok {
+	all := c.controlPlanes()
+	if len(all) == 0 {
 		return nil, nil, recipes.InputErrorf("the cluster %s has lost its control plane; nodeimg down --name %[1]s removes what is left of it", name)
 	}
-	if node.State != stateRunning {
-		return nil, nil, recipes.InputErrorf("the container %s is %s; nodeimg start --name %s starts it", node.Name, node.State, name)
+	node, ok := c.runningControlPlane()
+	stopped := all[0]
+	if c.LoadBalancer != nil && c.LoadBalancer.State != stateRunning {
+		ok, stopped = false, *c.LoadBalancer
+	}
+	if !ok {
+		return nil, nil, recipes.InputErrorf("the container %s is %s; nodeimg start --name %s starts it", stopped.Name, stopped.State, name)
 	}
 	return c, &member{engine: engine, id: node.ID, name: node.Name, wait: wait}, nil
 }

@@ -58,7 +58,7 @@ func Logs(ctx context.Context, engine *dockerengine.Engine, name, dir string) er
 		return err
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
-	for _, n := range c.Nodes {
+	for _, n := range c.Containers() {
 		group.Go(func() error {
 			step := progress.Start(groupCtx, "[%s] export logs", n.Name)
 			return step.Done(e.node(groupCtx, n))
@@ -86,6 +86,9 @@ func (e export) node(ctx context.Context, n Node) error {
 	}
 	if err := e.file(ctx, n.Name+"/console.txt", func(ctx context.Context, w io.Writer) error { return e.engine.Console(ctx, n.ID, w) }); err != nil {
 		return err
+	}
+	if n.Role() == RoleLoadBalancer {
+		return nil
 	}
 	if err := e.answers(ctx, n); err != nil {
 		return e.failed(ctx, n.Name+"/node", fmt.Errorf("node %s (%s) does not answer: %w", n.Name, n.State, err))

@@ -15,16 +15,16 @@ const Unknown = "unknown"
 // NodeStatus is a node with what Kubernetes knows about it.
 type NodeStatus struct {
 	Node
-	// Status is Ready, NotReady, Missing when Kubernetes has no such node, or Unknown.
+	// Status is Ready, NotReady, Missing when Kubernetes has no such node, or Unknown; empty for the load balancer, which is no node.
 	Status string
-	// Version is the kubelet's, for instance v1.34.10, or Unknown.
+	// Version is the kubelet's, for instance v1.34.10, or Unknown; empty for the load balancer.
 	Version string
 }
 
 // askLimit bounds how long an API server is asked that perhaps does not answer.
 const askLimit = 5 * time.Second
 
-// Nodes tells about the nodes of a cluster, sorted by name, also when its API server does not answer. The error is a *recipes.InputError
+// Nodes tells about the nodes of a cluster, sorted by name, and about its load balancer, also when its API server does not answer. The error is a *recipes.InputError
 // when there is no such cluster.
 func Nodes(ctx context.Context, engine *dockerengine.Engine, name string) ([]NodeStatus, error) {
 	c, err := get(ctx, engine, name)
@@ -32,7 +32,7 @@ func Nodes(ctx context.Context, engine *dockerengine.Engine, name string) ([]Nod
 		return nil, err
 	}
 	var known map[string]kubeNode
-	if node, ok := c.controlPlane(); ok && node.State == stateRunning {
+	if node, ok := c.runningControlPlane(); ok {
 		limited, cancel := context.WithTimeout(ctx, askLimit)
 		defer cancel()
 		// That there is no answer is one of the answers.
@@ -50,6 +50,9 @@ func Nodes(ctx context.Context, engine *dockerengine.Engine, name string) ([]Nod
 			status.Status = "Missing"
 		}
 		statuses = append(statuses, status)
+	}
+	if c.LoadBalancer != nil {
+		statuses = append(statuses, NodeStatus{Node: *c.LoadBalancer})
 	}
 	return statuses, ctx.Err()
 }

@@ -19,7 +19,7 @@ func Stop(ctx context.Context, engine *dockerengine.Engine, name string) error {
 		return err
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
-	for _, node := range c.Nodes {
+	for _, node := range c.Containers() {
 		group.Go(func() error {
 			step := progress.Start(groupCtx, "[%s] stop", node.Name)
 			return step.Done(engine.StopContainer(groupCtx, node.ID))
@@ -36,7 +36,7 @@ func Start(ctx context.Context, engine *dockerengine.Engine, name string, wait t
 		return err
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
-	for _, node := range c.Nodes {
+	for _, node := range c.Containers() {
 		group.Go(func() error {
 			step := progress.Start(groupCtx, "[%s] start", node.Name)
 			return step.Done(because(engine.StartContainer(groupCtx, node.ID), "the cluster was published there; end what listens there now"))

@@ -99,8 +99,7 @@ func (r *resizer) checkImage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	node, _ := r.cluster.controlPlane()
-	return checkSkew(r.Image, node.Labels[recipes.LabelKubernetes], version)
+	return checkSkew(r.Image, r.cluster.controlPlanes()[0].Labels[recipes.LabelKubernetes], version)
 }
 
 // worker is a worker of the cluster.
@@ -191,7 +190,7 @@ func (r *resizer) remove(ctx context.Context, workers []worker, what string) err
 func (r *resizer) shrink(ctx context.Context, workers []worker) error {
 	if r.Workers == 0 {
 		// The pods have nowhere else to go.
-		if err := r.openControlPlane(ctx); err != nil {
+		if err := r.openControlPlanes(ctx); err != nil {
 			return err
 		}
 	}
@@ -209,14 +208,23 @@ func (r *resizer) shrink(ctx context.Context, workers []worker) error {
 	return r.remove(ctx, workers, "workers")
 }
 
-// openControlPlane lets ordinary pods run on the control plane.
-func (r *resizer) openControlPlane(ctx context.Context) error {
+// openControlPlanes lets ordinary pods run on the control planes.
+func (r *resizer) openControlPlanes(ctx context.Context) error {
 	known, err := r.controlPlane.nodes(ctx)
-	if err != nil || !known[r.controlPlane.name].reserved {
+	if err != nil {
 		return err
 	}
-	step := progress.Start(ctx, "[%s] takes all pods", r.controlPlane.name)
-	return step.Done(r.controlPlane.kubectl(ctx, step, "taint", "node", r.controlPlane.name, controlPlaneTaint+"-"))
+	var reserved []string
+	for _, n := range r.cluster.controlPlanes() {
+		if known[n.Name].reserved {
+			reserved = append(reserved, n.Name)
+		}
+	}
+	if len(reserved) == 0 {
+		return nil
+	}
+	step := progress.Start(ctx, "[%s] control planes take all pods", r.Name)
+	return step.Done(r.controlPlane.kubectl(ctx, step, append(append([]string{"taint", "node"}, reserved...), controlPlaneTaint+"-")...))
 }
 
 // grow makes workers with the numbers.
@@ -270,7 +278,7 @@ func (r *resizer) grow(ctx context.Context, numbers []int) (err error) {
 	}
 	group, groupCtx = errgroup.WithContext(ctx)
 	for _, w := range members {
-		group.Go(func() error { return w.join(groupCtx, invited) })
+		group.Go(func() error { return w.join(groupCtx, invited, joining{role: RoleWorker}) })
 	}
 	if err := group.Wait(); err != nil {
 		return err

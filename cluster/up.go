@@ -53,10 +53,12 @@ type maker struct {
 	Options
 	name, runtime string
 	// run marks what is made.
-	run          string
-	token        string
-	controlPlane *member
-	workers      []*member
+	run   string
+	token string
+	// controlPlanes and workers are the nodes; the first control plane begins the cluster.
+	controlPlanes, workers []*member
+	// balancer is nil with one control plane.
+	balancer *member
 }
 
 // Up makes a cluster and returns when its nodes and the pods of kube-system are Ready. What it has made is removed when it fails, unless
@@ -89,21 +91,16 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := bootAll(ctx, m.members()); err != nil {
+	if err := m.boot(ctx); err != nil {
 		return nil, err
 	}
-	if err := m.init(ctx); err != nil {
-		return nil, err
-	}
-	cluster, err := m.controlPlane.invite(ctx, m.token)
+	config, err := m.init(ctx)
 	if err != nil {
 		return nil, err
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return m.podNetwork(groupCtx) })
-	for _, w := range m.workers {
-		group.Go(func() error { return w.join(groupCtx, cluster) })
-	}
+	group.Go(func() error { return m.joinAll(groupCtx, config) })
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
@@ -172,9 +169,17 @@ func (m *maker) create(ctx context.Context) error {
 		for _, n := range m.Config.Spec.Members() {
 			specs = append(specs, nodeSpec(m.Config, n, m.runtime))
 		}
-		specs[0].Publish = append(specs[0].Publish, dockerengine.PublishedPort{Host: api, Container: apiPort})
+		controlPlanes, nodes := m.Config.Spec.ControlPlanes.Count(), len(specs)
+		if controlPlanes == 1 {
+			specs[0].Publish = append(specs[0].Publish, dockerengine.PublishedPort{Host: api, Container: apiPort})
+		} else {
+			specs = append(specs, loadBalancerSpec(m.name, specs[:controlPlanes], api))
+		}
 		members, err := startAll(ctx, m.Engine, m.run, m.Wait, specs...)
-		m.controlPlane, m.workers = members[0], members[1:]
+		m.controlPlanes, m.workers = members[:controlPlanes], members[controlPlanes:nodes]
+		if nodes < len(members) {
+			m.balancer = members[nodes]
+		}
 		return err
 	}())
 }
@@ -190,7 +195,20 @@ func freePort(ctx context.Context, address netip.Addr) (uint16, error) {
 	return uint16(port), listener.Close()
 }
 
-func (m *maker) members() []*member { return append([]*member{m.controlPlane}, m.workers...) }
+func (m *maker) members() []*member { return slices.Concat(m.controlPlanes, m.workers) }
+
+// alone says that the control planes have to take ordinary pods.
+func (m *maker) alone() bool { return len(m.workers) == 0 }
+
+// boot waits until everything answers that was started.
+func (m *maker) boot(ctx context.Context) error {
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error { return bootAll(groupCtx, m.members()) })
+	if m.balancer != nil {
+		group.Go(func() error { return m.balancer.listens(groupCtx) })
+	}
+	return group.Wait()
+}
 
 // isolated says, from inside of the nodes, whether root there is another user than root here.
 func (m *maker) isolated(ctx context.Context) (bool, error) {
@@ -206,26 +224,35 @@ func (m *maker) isolated(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// init begins the cluster on the control plane.
-func (m *maker) init(ctx context.Context) error {
-	step := progress.Start(ctx, "[%s] kubeadm init", m.controlPlane.name)
-	return step.Done(func() error {
-		shipped, err := m.controlPlane.exec(ctx, "cat", shippedConfig)
+// init begins the cluster on the first control plane and returns the configuration for that.
+func (m *maker) init(ctx context.Context) (config string, err error) {
+	first := m.controlPlanes[0]
+	step := progress.Start(ctx, "[%s] kubeadm init", first.name)
+	err = step.Done(func() error {
+		shipped, err := first.exec(ctx, "cat", shippedConfig)
 		if err != nil {
 			return err
 		}
-		config, err := initConfig(shipped, m.token, m.Config.Spec.Workers.Count() == 0)
-		if err != nil {
+		if m.balancer != nil {
+			if shipped, err = withEndpoint(shipped, m.balancer.name); err != nil {
+				return err
+			}
+		}
+		if config, err = initConfig(shipped, m.token, m.alone()); err != nil {
 			return err
 		}
-		return m.controlPlane.kubeadm(ctx, initConfigPath, config, step, "init", "--skip-token-print")
+		if err := first.keep(ctx, config); err != nil {
+			return err
+		}
+		return first.kubeadm(ctx, initConfigPath, config, step, "init", "--skip-token-print")
 	}())
+	return config, err
 }
 
 // podNetwork applies the image's own manifest.
 func (m *maker) podNetwork(ctx context.Context) error {
-	step := progress.Start(ctx, "[%s] pod network", m.controlPlane.name)
-	_, err := m.Engine.Exec(ctx, m.controlPlane.id, nil, func(line string) { step.Log("%s", line) },
+	step := progress.Start(ctx, "[%s] pod network", m.controlPlanes[0].name)
+	_, err := m.Engine.Exec(ctx, m.controlPlanes[0].id, nil, func(line string) { step.Log("%s", line) },
 		"sh", "-c", `[ ! -e "$1" ] || kubectl --kubeconfig "$0" create -f "$1"`, adminConfig, podNetworkManifest)
 	return step.Done(err)
 }

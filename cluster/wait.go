@@ -79,15 +79,16 @@ const readyPods = `out=$(kubectl --kubeconfig ` + adminConfig + ` get pods -n ku
 
 // ready waits for the nodes and for the pods of the system. An image without a pod network cannot be Ready, so nothing is waited for.
 func (m *maker) ready(ctx context.Context) error {
-	network, err := m.controlPlane.hasPodNetwork(ctx)
+	first := m.controlPlanes[0]
+	network, err := first.hasPodNetwork(ctx)
 	if err != nil || !network {
 		return err
 	}
-	if err := m.controlPlane.awaitReady(ctx, m.name, m.members()); err != nil {
+	if err := first.awaitReady(ctx, m.name, m.members()); err != nil {
 		return err
 	}
 	step := progress.Start(ctx, "[%s] pods of kube-system Ready", m.name)
-	if err := step.Done(m.controlPlane.await(ctx, readyPods)); err != nil {
+	if err := step.Done(first.await(ctx, readyPods)); err != nil {
 		return fmt.Errorf("waiting until the pods of kube-system are Ready: %w", err)
 	}
 	return nil

@@ -61,7 +61,7 @@ func runList(ctx context.Context, format string, stdout io.Writer) error {
 		clusters := make([]listed, 0, len(found))
 		for _, c := range found {
 			entry := listed{Name: c.Name, Complete: c.Complete, Nodes: []listedNode{}}
-			for _, n := range c.Nodes {
+			for _, n := range c.Containers() {
 				entry.Nodes = append(entry.Nodes, listedNode{Name: n.Name, Role: n.Role(), State: n.State, Image: n.Image})
 			}
 			clusters = append(clusters, entry)
@@ -78,7 +78,7 @@ func runList(ctx context.Context, format string, stdout io.Writer) error {
 	}
 	for _, c := range found {
 		if format == "wide" {
-			for _, n := range c.Nodes {
+			for _, n := range c.Containers() {
 				fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", c.Name, n.Name, n.Role(), n.State, n.Image)
 			}
 			continue

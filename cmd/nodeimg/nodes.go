@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -20,7 +21,8 @@ func newNodesCommand() *cobra.Command {
 		Use:   "nodes [--name NAME] [-o json]",
 		Short: "List the nodes of a cluster",
 		Long: "List the nodes of a cluster: their role, the state of their container, and what Kubernetes says about them: Ready, NotReady, or\n" +
-			"Missing when it does not know the node, and the kubelet's version. Both are unknown when the API server does not answer.",
+			"Missing when it does not know the node, and the kubelet's version. Both are unknown when the API server does not answer. The load\n" +
+			"balancer of several control planes is listed with them; it is no node.",
 		Example: "  nodeimg nodes\n  nodeimg nodes --name dev -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -70,7 +72,7 @@ func runNodes(ctx context.Context, name, format string, stdout io.Writer) error 
 	table := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "NODE\tROLE\tSTATE\tSTATUS\tVERSION")
 	for _, n := range found {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", n.Name, n.Role(), n.State, n.Status, n.Version)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", n.Name, n.Role(), n.State, cmp.Or(n.Status, "-"), cmp.Or(n.Version, "-"))
 	}
 	return table.Flush()
 }

@@ -39,6 +39,12 @@ type ContainerSpec struct {
 	Runtime string
 	// Privileged grants everything and takes every confinement away.
 	Privileged bool
+	// Confined takes everything away that a program does not need which only listens and writes to Tmpfs: root, capabilities, new privileges
+	// and the writable root file system.
+	Confined bool
+	// Entrypoint is run instead of the image's entrypoint and command, StopSignal ends it in order.
+	Entrypoint []string
+	StopSignal string
 	// Network is joined from the start.
 	Network string
 	// Tmpfs are folders in memory, Volumes folders with an anonymous volume each, which has the container's labels: an Engine that is killed
@@ -95,6 +101,9 @@ type Container struct {
 	Published []PublishedPort
 }
 
+// nobody is the user and group of confined containers, which own no file of any distribution.
+const nobody = "65534:65534"
+
 // CreateContainer makes a container with a cgroup namespace of its own, a terminal and no init of Docker's, which starts again with the
 // Engine unless it was stopped. The caller must remove it. The error is a *TakenError when the name is taken.
 func (e *Engine) CreateContainer(ctx context.Context, spec ContainerSpec) (id string, err error) {
@@ -113,8 +122,15 @@ func (e *Engine) CreateContainer(ctx context.Context, spec ContainerSpec) (id st
 	if spec.Privileged {
 		host.SecurityOpt = []string{"seccomp=unconfined", "apparmor=unconfined"}
 	}
+	user, tmpfs := "", ""
+	if spec.Confined {
+		user, tmpfs = nobody, "mode=1777"
+		host.SecurityOpt = []string{"no-new-privileges"}
+		host.CapDrop = []string{"ALL"}
+		host.ReadonlyRootfs = true
+	}
 	for _, path := range spec.Tmpfs {
-		host.Tmpfs[path] = ""
+		host.Tmpfs[path] = tmpfs
 	}
 	for _, path := range spec.Volumes {
 		host.Mounts = append(host.Mounts, mount.Mount{
@@ -137,6 +153,7 @@ func (e *Engine) CreateContainer(ctx context.Context, spec ContainerSpec) (id st
 	}
 	created, err := e.client.ContainerCreate(ctx, &container.Config{
 		Image: spec.Image, Hostname: spec.Hostname, Labels: spec.Labels, Env: spec.Env, Tty: true, ExposedPorts: exposed,
+		Entrypoint: spec.Entrypoint, StopSignal: spec.StopSignal, User: user,
 	}, host, nil, nil, spec.Name)
 	switch {
 	case errdefs.IsConflict(err):
