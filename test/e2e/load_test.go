@@ -31,20 +31,8 @@ func loads(l launcher) {
 	t := l.t
 	nodes := []string{"one-control-plane-1", "one-worker-1"}
 	base := appImage(t)
-	dir := t.TempDir()
-	saved := func(tag string) string {
-		file := filepath.Join(dir, strings.ReplaceAll(tag, "/", "-")+".tar")
-		reference, err := name.NewTag(tag)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := tarball.WriteToFile(file, reference, withLayer(t, base, tag)); err != nil {
-			t.Fatal(err)
-		}
-		return file
-	}
-	first, second := saved("example/first:v1"), saved("example/second:v1")
-	l.docker("load", "--input", saved("example/engine:v1"))
+	first, second := savedApp(t, "example/first:v1"), savedApp(t, "example/second:v1")
+	l.docker("load", "--input", savedApp(t, "example/engine:v1"))
 	defer l.docker("rmi", "example/engine:v1")
 	baseSize := layerSize(t, base)
 
@@ -103,6 +91,20 @@ func loads(l launcher) {
 	l.docker(append([]string{"exec", nodes[0]}, kubectl("wait", "--for=condition=Ready", "--timeout", wait.String(),
 		"pod/never-0-0", "pod/never-0-1", "pod/never-1-0", "pod/never-1-1")...)...)
 	reached("pods Ready")
+}
+
+// savedApp writes an archive with the application and a layer of its own.
+func savedApp(t *testing.T, tag string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), strings.ReplaceAll(tag, "/", "-")+".tar")
+	reference, err := name.NewTag(tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tarball.WriteToFile(file, reference, withLayer(t, appImage(t), tag)); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // create makes an object in the cluster one, once the default service account is there.

@@ -140,19 +140,31 @@ func (l launcher) emptyImage(name string, options ...string) string {
 // killedWhen kills a nodeimg as soon as the container runs that it makes.
 func killedWhen(l launcher, container string, args ...string) {
 	l.t.Helper()
+	killedWhenever(l, func() bool { return strings.Contains(l.docker("ps", "--format", "{{.Names}}"), container) }, args...)
+}
+
+// until waits for the condition.
+func (l launcher) until(condition func() bool) {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(l.t.Context(), wait)
+	defer cancel()
+	for !condition() {
+		select {
+		case <-ctx.Done():
+			l.t.Fatal("it never came so far")
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// killedWhenever kills a nodeimg as soon as the condition holds.
+func killedWhenever(l launcher, condition func() bool, args ...string) {
+	l.t.Helper()
 	cmd := l.command(args...)
 	if err := cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(l.t.Context(), wait)
-	defer cancel()
-	for !strings.Contains(l.docker("ps", "--format", "{{.Names}}"), container) {
-		select {
-		case <-ctx.Done():
-			l.t.Fatal("the container that is to be orphaned was never made")
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
+	l.until(condition)
 	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
 		l.t.Fatal(err)
 	}
