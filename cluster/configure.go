@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/nodeimg/nodeimg/cluster/config"
+	"github.com/nodeimg/nodeimg/internal/progress"
 )
 
 // description is what a node was described as.
@@ -116,6 +118,21 @@ func (d description) reservedLabels() []string {
 		}
 	}
 	return labels
+}
+
+// labelNodes gives nodes the labels that their kubelets may not set. The control plane n knows all of them.
+func (n *member) labelNodes(ctx context.Context, nodes []*member) error {
+	for _, node := range nodes {
+		labels := node.described.reservedLabels()
+		if len(labels) == 0 {
+			continue
+		}
+		step := progress.Start(ctx, "[%s] labels", node.name)
+		if err := step.Done(n.kubectl(ctx, step, append([]string{"label", "node", "--overwrite", node.name}, labels...)...)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func gatePairs(wanted map[string]bool) []string {

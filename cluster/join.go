@@ -19,6 +19,8 @@ type member struct {
 	id, name string
 	// wait is how long anything may take that is waited for.
 	wait time.Duration
+	// described is what the node shall be; it matters while it is made.
+	described description
 	// started is when the container was started, when the API server may believe in an earlier time.
 	started time.Time
 }
@@ -114,6 +116,9 @@ func (n *member) join(ctx context.Context, to invitation, as joining) error {
 		}
 		config, err := joinConfig(shipped, to.token, as)
 		if err != nil {
+			return err
+		}
+		if config, err = n.described.configure(config); err != nil {
 			return err
 		}
 		if err := n.write(ctx, discoveryPath, to.discovery); err != nil {

@@ -1,10 +1,50 @@
 package cluster
 
 import (
+	"context"
+	"crypto/rand"
+	"net/netip"
 	"strconv"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/nodeimg/nodeimg/cluster/config"
+	"github.com/nodeimg/nodeimg/internal/dockerengine"
+	"github.com/nodeimg/nodeimg/recipes"
 )
+
+// makeNetwork makes the cluster's own network, unless the description names one that is there. That one has no label of the cluster, and so
+// nobody removes it.
+func (m *maker) makeNetwork(ctx context.Context) error {
+	dual := m.Config.Spec.Networking.IPFamily == config.Dual
+	if name := m.Config.Spec.Networking.Network; name != "" {
+		found, ipv6, err := m.Engine.FindNetwork(ctx, name)
+		switch {
+		case err != nil:
+			return err
+		case !found:
+			return recipes.InputErrorf("the Docker Engine has no network %s; docker network ls lists what it has", name)
+		case dual && !ipv6:
+			return recipes.InputErrorf("the network %s has no IPv6 addresses, which a dual cluster needs; make one with docker network create --ipv6", name)
+		}
+		return nil
+	}
+	spec := dockerengine.NetworkSpec{
+		Name: networkName(m.name), Labels: map[string]string{LabelCluster: m.name, labelRun: m.run}, Options: networkOptions(),
+	}
+	if dual {
+		spec.IPv6 = uniqueLocal()
+	}
+	return because(m.Engine.CreateNetwork(ctx, spec), "it is not this cluster's; remove it or choose another --name")
+}
+
+// uniqueLocal is an IPv6 subnet that nobody else is likely to have (RFC 4193).
+func uniqueLocal() netip.Prefix {
+	var address [16]byte
+	_, _ = rand.Read(address[1:8])
+	address[0] = 0xfd
+	return netip.PrefixFrom(netip.AddrFrom16(address), 64)
+}
 
 // networkOptions are the bridge driver's options of a cluster's network: the MTU is that of the way out of this host, because behind a
 // tunnel larger packets would vanish. A host without a way out has no say.

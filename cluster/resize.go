@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/nodeimg/nodeimg/cluster/config"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/internal/progress"
 	"github.com/nodeimg/nodeimg/recipes"
@@ -236,14 +235,9 @@ func (r *resizer) grow(ctx context.Context, numbers []int) (err error) {
 	if err != nil {
 		return err
 	}
-	if r.Image != "" {
-		like.Image = r.Image
-	}
-	var specs []dockerengine.ContainerSpec
-	for _, number := range numbers {
-		member := config.Member{Group: config.Group{Image: like.Image}, Role: RoleWorker, Number: number}
-		described := config.Cluster{Metadata: config.Metadata{Name: r.Name}, Spec: config.Spec{Privileged: like.Privileged}}
-		specs = append(specs, nodeSpec(described, member, like.Runtime))
+	specs, described, err := r.containers(ctx, like, numbers)
+	if err != nil {
+		return err
 	}
 	defer func() {
 		if err == nil {
@@ -268,6 +262,9 @@ func (r *resizer) grow(ctx context.Context, numbers []int) (err error) {
 	group.Go(func() (err error) {
 		step := progress.Start(groupCtx, "[create] %d containers of %s", len(specs), r.Name)
 		members, err = startAll(groupCtx, r.Engine, r.run, r.Wait, specs...)
+		for i := range described {
+			members[i].described = described[i]
+		}
 		if err = step.Done(err); err != nil {
 			return err
 		}
@@ -281,6 +278,9 @@ func (r *resizer) grow(ctx context.Context, numbers []int) (err error) {
 		group.Go(func() error { return w.join(groupCtx, invited, joining{role: RoleWorker}) })
 	}
 	if err := group.Wait(); err != nil {
+		return err
+	}
+	if err := r.controlPlane.labelNodes(ctx, members); err != nil {
 		return err
 	}
 	network, err := r.controlPlane.hasPodNetwork(ctx)

@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"cmp"
+	"context"
 	"maps"
 	"net/netip"
 	"slices"
@@ -19,12 +21,8 @@ var propagations = map[string]string{"None": "rprivate", "HostToContainer": "rsl
 func nodeSpec(c config.Cluster, n config.Member, runtime string) dockerengine.ContainerSpec {
 	cluster := c.Metadata.Name
 	name := nodeName(cluster, n.Role, n.Number)
-	network := c.Spec.Networking.Network
-	if network == "" {
-		network = networkName(cluster)
-	}
 	spec := dockerengine.ContainerSpec{
-		Name: name, Hostname: name, Network: network,
+		Name: name, Hostname: name, Network: cmp.Or(c.Spec.Networking.Network, networkName(cluster)),
 		Image: n.Image, Runtime: runtime, Privileged: c.Spec.Privileged,
 		Labels: map[string]string{LabelCluster: cluster, LabelRole: string(n.Role)},
 		Tmpfs:  []string{"/run", "/tmp"},
@@ -57,3 +55,29 @@ func nodeSpec(c config.Cluster, n config.Member, runtime string) dockerengine.Co
 
 // cniVariable chooses the pod network in a node (dockerfiles, entrypoint.sh).
 const cniVariable = "NODEIMG_CNI"
+
+// containers are those of all nodes of the cluster.
+func (m *maker) containers(ctx context.Context) ([]dockerengine.ContainerSpec, error) {
+	c := m.Config
+	certificates, err := readCertificates(c.Spec.CACertificates)
+	if err != nil {
+		return nil, err
+	}
+	label, environment, err := remembered(c.Spec)
+	if err != nil {
+		return nil, err
+	}
+	var specs []dockerengine.ContainerSpec
+	for _, n := range c.Spec.Members() {
+		spec := nodeSpec(c, n, m.runtime)
+		if spec.Files, err = startFiles(ctx, m.Engine, n.Image, certificates, c.Spec.RegistryMirrors); err != nil {
+			return nil, err
+		}
+		if n.Role == RoleControlPlane {
+			spec.Labels[labelSpec] = label
+			spec.Files = append(spec.Files, environment)
+		}
+		specs = append(specs, spec)
+	}
+	return specs, nil
+}

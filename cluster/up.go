@@ -104,6 +104,9 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
+	if err := m.controlPlanes[0].labelNodes(ctx, m.members()); err != nil {
+		return nil, err
+	}
 	if err := m.ready(ctx); err != nil {
 		return nil, err
 	}
@@ -152,10 +155,8 @@ func (m *maker) check(ctx context.Context) error {
 func (m *maker) create(ctx context.Context) error {
 	step := progress.Start(ctx, "[create] network and %d containers of %s", len(m.Config.Spec.Members()), m.name)
 	return step.Done(func() error {
-		network := networkName(m.name)
-		labels := map[string]string{LabelCluster: m.name, labelRun: m.run}
-		if err := m.Engine.CreateNetwork(ctx, dockerengine.NetworkSpec{Name: network, Labels: labels, Options: networkOptions()}); err != nil {
-			return because(err, "it is not this cluster's; remove it or choose another --name")
+		if err := m.makeNetwork(ctx); err != nil {
+			return err
 		}
 		api := m.API
 		if api.Port() == 0 {
@@ -165,9 +166,9 @@ func (m *maker) create(ctx context.Context) error {
 			}
 			api = netip.AddrPortFrom(api.Addr(), port)
 		}
-		var specs []dockerengine.ContainerSpec
-		for _, n := range m.Config.Spec.Members() {
-			specs = append(specs, nodeSpec(m.Config, n, m.runtime))
+		specs, err := m.containers(ctx)
+		if err != nil {
+			return err
 		}
 		controlPlanes, nodes := m.Config.Spec.ControlPlanes.Count(), len(specs)
 		if controlPlanes == 1 {
@@ -176,6 +177,9 @@ func (m *maker) create(ctx context.Context) error {
 			specs = append(specs, loadBalancerSpec(m.name, specs[:controlPlanes], api))
 		}
 		members, err := startAll(ctx, m.Engine, m.run, m.Wait, specs...)
+		for i, n := range m.Config.Spec.Members() {
+			members[i].described = description{spec: m.Config.Spec, node: n}
+		}
 		m.controlPlanes, m.workers = members[:controlPlanes], members[controlPlanes:nodes]
 		if nodes < len(members) {
 			m.balancer = members[nodes]
@@ -239,6 +243,9 @@ func (m *maker) init(ctx context.Context) (config string, err error) {
 			}
 		}
 		if config, err = initConfig(shipped, m.token, m.alone()); err != nil {
+			return err
+		}
+		if config, err = first.described.configure(config); err != nil {
 			return err
 		}
 		if err := first.keep(ctx, config); err != nil {

@@ -78,3 +78,14 @@ func (g Groups) Single(number int) (Groups, int) {
 	}
 	return g, -1
 }
+
+// Last describes nodes like those of the last group, for more of them: without ports of the host, which are taken.
+func (g Groups) Last() Group {
+	if len(g) == 0 {
+		return Group{Count: 1}
+	}
+	last := g[len(g)-1]
+	last.Count = 1
+	last.Ports = slices.DeleteFunc(slices.Clone(last.Ports), func(p Port) bool { return p.HostPort != 0 })
+	return last
+}

@@ -49,6 +49,20 @@ func (e *Engine) CreateNetwork(ctx context.Context, spec NetworkSpec) error {
 	return nil
 }
 
+// FindNetwork says whether there is a network of exactly the name, and whether it has IPv6 addresses.
+func (e *Engine) FindNetwork(ctx context.Context, name string) (found, ipv6 bool, err error) {
+	all, err := e.client.NetworkList(ctx, network.ListOptions{Filters: filters.NewArgs(filters.Arg("name", name))})
+	if err != nil {
+		return false, false, fmt.Errorf("listing networks: %w", plain(ctx, err))
+	}
+	for _, n := range all {
+		if n.Name == name {
+			return true, n.EnableIPv6, nil
+		}
+	}
+	return false, false, nil
+}
+
 // Labelled is a network or a volume with its labels.
 type Labelled struct {
 	// ID is what it is removed by.

@@ -1,0 +1,108 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/nodeimg/nodeimg/cluster/config"
+	"github.com/nodeimg/nodeimg/internal/dockerengine"
+)
+
+// labelSpec has, on control planes, the description of the cluster as JSON, so that later workers are made like the first ones. It has no
+// environment: labels are shown by many programs, and people keep secrets there.
+const labelSpec = "nodeimg.dev/spec"
+
+// workerEnvironment is a file in control planes that only root can read: the environment of workers, as JSON.
+const workerEnvironment = "/etc/nodeimg/worker-environment.json"
+
+// remembered returns what a control plane of the cluster keeps for workers to come: the value of labelSpec and the file workerEnvironment.
+func remembered(spec config.Spec) (label string, file dockerengine.File, err error) {
+	environment, err := json.Marshal(spec.Member(spec.Workers.Last(), RoleWorker, 1).Env)
+	if err != nil {
+		return "", dockerengine.File{}, fmt.Errorf("encoding the environment of nodes: %w", err)
+	}
+	spec.Env = nil
+	for _, groups := range []*config.Groups{&spec.ControlPlanes, &spec.Workers} {
+		*groups = slices.Clone(*groups)
+		for i := range *groups {
+			(*groups)[i].Env = nil
+		}
+	}
+	text, err := json.Marshal(spec)
+	if err != nil {
+		return "", dockerengine.File{}, fmt.Errorf("encoding the description of the cluster: %w", err)
+	}
+	return string(text), dockerengine.File{Path: workerEnvironment, Mode: 0o600, Content: environment}, nil
+}
+
+// recall reads what the control plane n keeps for workers to come: the description that its label has, whose environment is that of
+// workers, and the certificates that nodes trust.
+func (n *member) recall(ctx context.Context, label string) (spec config.Spec, certificates []string, err error) {
+	if label == "" {
+		return config.Spec{}, nil, nil
+	}
+	if err := json.Unmarshal([]byte(label), &spec); err != nil {
+		return config.Spec{}, nil, fmt.Errorf("reading the label %s of %s: %w", labelSpec, n.name, err)
+	}
+	text, err := n.exec(ctx, "cat", workerEnvironment)
+	if err != nil {
+		return config.Spec{}, nil, err
+	}
+	if err := json.Unmarshal([]byte(text), &spec.Env); err != nil {
+		return config.Spec{}, nil, fmt.Errorf("reading %s of %s: %w", workerEnvironment, n.name, err)
+	}
+	if len(spec.CACertificates) == 0 {
+		return spec, nil, nil
+	}
+	text, err = n.exec(ctx, "sh", "-c", `cat "$0"/*.crt`, certificatesPath)
+	return spec, splitCertificates([]byte(text)), err
+}
+
+// containers are those of new workers, which are like the last group of workers that the cluster was described with, and what the workers
+// shall be. like is what the control plane's container was made with.
+func (r *resizer) containers(ctx context.Context, like dockerengine.Details, numbers []int) ([]dockerengine.ContainerSpec, []description, error) {
+	node, _ := r.cluster.runningControlPlane()
+	spec, certificates, err := r.controlPlane.recall(ctx, node.Labels[labelSpec])
+	if err != nil {
+		return nil, nil, err
+	}
+	group := spec.Workers.Last()
+	if group.Image, err = r.workerImage(ctx, spec, group, like.Image); err != nil {
+		return nil, nil, err
+	}
+	spec.Privileged = like.Privileged
+	files, err := startFiles(ctx, r.Engine, group.Image, certificates, spec.RegistryMirrors)
+	if err != nil {
+		return nil, nil, err
+	}
+	var specs []dockerengine.ContainerSpec
+	var workers []description
+	for _, number := range numbers {
+		member := spec.Member(group, RoleWorker, number)
+		worker := nodeSpec(config.Cluster{Metadata: config.Metadata{Name: r.Name}, Spec: spec}, member, like.Runtime)
+		worker.Files = files
+		specs, workers = append(specs, worker), append(workers, description{spec: spec, node: member})
+	}
+	return specs, workers, nil
+}
+
+// workerImage is the image of new workers: the one asked for, that of the group, or that of the control plane. Names may mean other images
+// by now, so a container that was made of the name says which.
+func (r *resizer) workerImage(ctx context.Context, spec config.Spec, group config.Group, controlPlane string) (string, error) {
+	if r.Image != "" {
+		return r.Image, nil
+	}
+	name := spec.Member(group, RoleWorker, 1).Image
+	if first := spec.Members(); name == "" || len(first) > 0 && name == first[0].Image {
+		return controlPlane, nil
+	}
+	for _, node := range r.cluster.Nodes {
+		if node.Role() == RoleWorker && node.Image == name {
+			details, err := r.Engine.Details(ctx, node.ID)
+			return details.Image, err
+		}
+	}
+	return name, nil
+}
