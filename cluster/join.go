@@ -66,6 +66,10 @@ func (n *member) kubectl(ctx context.Context, step *progress.Step, command ...st
 
 // kubeadm runs a command of kubeadm with a configuration that nobody else can read and that is gone afterwards.
 func (n *member) kubeadm(ctx context.Context, path, config string, step *progress.Step, command ...string) error {
+	config, err := patient(config, n.wait)
+	if err != nil {
+		return err
+	}
 	if err := n.write(ctx, path, config); err != nil {
 		return err
 	}
@@ -73,7 +77,7 @@ func (n *member) kubeadm(ctx context.Context, path, config string, step *progres
 		_, _ = n.exec(context.WithoutCancel(ctx), "rm", "-f", path, discoveryPath)
 	}()
 	log := func(line string) { step.Log("%s", line) }
-	_, err := n.engine.Exec(ctx, n.id, nil, log, append(append([]string{"kubeadm"}, command...), "--config", path)...)
+	_, err = n.engine.Exec(ctx, n.id, nil, log, append(append([]string{"kubeadm"}, command...), "--config", path)...)
 	return n.explained(ctx, err)
 }
 
