@@ -102,7 +102,7 @@ type Container struct {
 }
 
 // nobody is the user and group of confined containers, which own no file of any distribution.
-const nobody = "65534:65534"
+const nobody = "65534"
 
 // CreateContainer makes a container with a cgroup namespace of its own, a terminal and no init of Docker's, which starts again with the
 // Engine unless it was stopped. The caller must remove it. The error is a *TakenError when the name is taken.
@@ -124,7 +124,8 @@ func (e *Engine) CreateContainer(ctx context.Context, spec ContainerSpec) (id st
 	}
 	user, tmpfs := "", ""
 	if spec.Confined {
-		user, tmpfs = nobody, "mode=1777"
+		// The mode of a folder in memory is that of the image's folder, whatever is asked for (runc 1.1).
+		user, tmpfs = nobody+":"+nobody, "uid="+nobody+",gid="+nobody
 		host.SecurityOpt = []string{"no-new-privileges"}
 		host.CapDrop = []string{"ALL"}
 		host.ReadonlyRootfs = true
