@@ -1,0 +1,48 @@
+package cluster
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// flannelConfig is the field with flannel's configuration in its ConfigMap
+// (https://github.com/flannel-io/flannel/blob/master/Documentation/configuration.md).
+const flannelConfig = "net-conf.json"
+
+// withPodSubnet is the image's manifest of flannel for other pod subnets, one of each family; without any it stays as it is.
+func withPodSubnet(manifest, subnets string) (string, error) {
+	if subnets == "" {
+		return manifest, nil
+	}
+	list, err := documents(manifest)
+	if err != nil {
+		return "", err
+	}
+	for _, doc := range list {
+		data, ok := doc["data"].(document)
+		text, holds := data[flannelConfig].(string)
+		if !ok || !holds {
+			continue
+		}
+		var config map[string]any
+		if err := json.Unmarshal([]byte(text), &config); err != nil {
+			return "", fmt.Errorf("reading %s of %s: %w", flannelConfig, podNetworkManifest, err)
+		}
+		for part := range strings.SplitSeq(subnets, ",") {
+			if subnet, err := netip.ParsePrefix(strings.TrimSpace(part)); err == nil && subnet.Addr().Is6() {
+				config["EnableIPv6"], config["IPv6Network"] = true, subnet.String()
+			} else {
+				config["Network"] = strings.TrimSpace(part)
+			}
+		}
+		changed, err := json.Marshal(config)
+		if err != nil {
+			return "", err
+		}
+		data[flannelConfig] = string(changed)
+		return encode(list...)
+	}
+	return "", fmt.Errorf("giving pods addresses of %s: %s has no configuration of flannel; leave podSubnet out, or choose another cni", subnets, podNetworkManifest)
+}
