@@ -23,6 +23,7 @@ func until(ctx context.Context, limit time.Duration, check func(context.Context)
 	defer cancel()
 	var said error
 	for {
+		began := time.Now()
 		err := check(limited)
 		if err == nil {
 			return nil
@@ -41,7 +42,8 @@ func until(ctx context.Context, limit time.Duration, check func(context.Context)
 				return cause
 			}
 			return fmt.Errorf("%w: %w", context.Cause(limited), said)
-		case <-time.After(poll):
+		// Whoever asks all the time slows down what he waits for.
+		case <-time.After(max(poll, time.Since(began))):
 		}
 	}
 }
