@@ -196,10 +196,13 @@ func (e *Engine) ImageID(ctx context.Context, reference string) (digest.Digest, 
 // Gone says whether err means that no Engine answers: it has ended, or it was never there.
 func Gone(err error) bool { return client.IsErrConnectionFailed(err) }
 
-// plain prefers the reason why ctx ended to what the transport made of it.
+// plain prefers the reason why ctx ended to what the transport made of it, and says whose connection it is that failed.
 func plain(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
+	}
+	if Gone(err) {
+		return fmt.Errorf("the Docker Engine does not answer: %w", err)
 	}
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -147,4 +148,23 @@ func (d *daemon) obey(o order) {
 	if d.ended == nil {
 		o.answer(err)
 	}
+}
+
+// PID is that of the Engine's PID 1 as the host sees it: /proc/PID/ns are the Engine's namespaces, /proc/PID/mountinfo its mounts.
+func (e *Engine) PID() (int, error) {
+	// The kernel lists children by the thread that has forked them.
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", e.command.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	for _, list := range lists {
+		text, err := os.ReadFile(list)
+		if err != nil {
+			return 0, fmt.Errorf("finding the Engine's PID 1: %w", err)
+		}
+		if children := strings.Fields(string(text)); len(children) > 0 {
+			return strconv.Atoi(children[0])
+		}
+	}
+	return 0, errors.New("finding the Engine's PID 1: the supervisor has no child")
 }
