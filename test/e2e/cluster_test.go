@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -106,26 +107,39 @@ func engineHas(ctx context.Context, host string) (string, error) {
 // nodes asks the API server from this host which nodes are Ready.
 func (l launcher) nodes() (ready []string) {
 	l.t.Helper()
-	text, err := os.ReadFile(l.kubeconfig)
+	ready, err := l.askNodes(l.t.Context())
 	if err != nil {
 		l.t.Fatal(err)
+	}
+	return ready
+}
+
+// askNodes is nodes for an API server that perhaps does not answer.
+func (l launcher) askNodes(ctx context.Context) (ready []string, err error) {
+	text, err := os.ReadFile(l.kubeconfig)
+	if err != nil {
+		return nil, err
 	}
 	config, err := clientcmd.RESTConfigFromKubeConfig(text)
 	if err != nil {
-		l.t.Fatal(err)
+		return nil, err
 	}
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
-		l.t.Fatal(err)
+		return nil, err
 	}
-	response, err := client.Get(config.Host + "/api/v1/nodes")
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, config.Host+"/api/v1/nodes", nil)
 	if err != nil {
-		l.t.Fatal(err)
+		return nil, err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, err
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	if err != nil {
-		l.t.Fatal(err)
+		return nil, err
 	}
 	var list struct {
 		Items []struct {
@@ -135,8 +149,11 @@ func (l launcher) nodes() (ready []string) {
 			}
 		}
 	}
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s", response.Status, body)
+	}
 	if err := json.Unmarshal(body, &list); err != nil {
-		l.t.Fatalf("%v: %s", err, body)
+		return nil, fmt.Errorf("%w: %s", err, body)
 	}
 	for _, n := range list.Items {
 		for _, c := range n.Status.Conditions {
@@ -145,7 +162,7 @@ func (l launcher) nodes() (ready []string) {
 			}
 		}
 	}
-	return ready
+	return ready, nil
 }
 
 // TestE2EUp makes clusters with nodeimg itself and removes them, also after it was killed.

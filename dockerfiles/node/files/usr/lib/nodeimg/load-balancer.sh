@@ -44,7 +44,7 @@ bind="*:$port"
 		  option httpchk GET /readyz
 		  http-check expect rstatus ^[24]
 		  # Sessions of a node that has vanished would hang until the kernel gives up.
-		  default-server check check-ssl verify none inter 1s downinter 500ms fall 2 rise 1 on-marked-down shutdown-sessions resolvers docker init-addr none
+		  default-server check check-ssl verify none inter 1s downinter 500ms fall 2 rise 1 on-marked-down shutdown-sessions resolvers docker resolve-prefer ipv4 init-addr none
 	CONFIG
 	for name; do
 		echo "  server $name $name:$port"
