@@ -105,7 +105,7 @@ type Container struct {
 const nobody = "65534"
 
 // CreateContainer makes a container with a cgroup namespace of its own, a terminal and no init of Docker's, which starts again with the
-// Engine unless it was stopped. The caller must remove it. The error is a *TakenError when the name is taken.
+// Engine until StopContainer. The caller must remove it. The error is a *TakenError when the name is taken.
 func (e *Engine) CreateContainer(ctx context.Context, spec ContainerSpec) (id string, err error) {
 	initProcess := false
 	host := &container.HostConfig{
@@ -114,7 +114,7 @@ func (e *Engine) CreateContainer(ctx context.Context, spec ContainerSpec) (id st
 		CgroupnsMode:  container.CgroupnsModePrivate,
 		Init:          &initProcess,
 		NetworkMode:   container.NetworkMode(spec.Network),
-		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyUnlessStopped},
+		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyAlways},
 		PortBindings:  nat.PortMap{},
 		Tmpfs:         map[string]string{},
 		Resources:     container.Resources{Memory: spec.Memory, NanoCPUs: int64(spec.CPUs * 1e9)},
@@ -195,9 +195,20 @@ func (e *Engine) writeFiles(ctx context.Context, id string, files []File) error 
 	return nil
 }
 
-// StartContainer starts a container that is not running. The error is a *TakenError when a port of the host is taken.
+// restarts says whether the container starts again with the Engine. The Engine's own policy for that, unless-stopped, is of no use: an Engine
+// that was killed ends at its next start what still runs, and takes it for stopped.
+func (e *Engine) restarts(ctx context.Context, id string, policy container.RestartPolicyMode) error {
+	_, err := e.client.ContainerUpdate(ctx, id, container.UpdateConfig{RestartPolicy: container.RestartPolicy{Name: policy}})
+	return err
+}
+
+// StartContainer starts a container, also with the Engine from now on. One that runs is no error. The error is a *TakenError when a port of
+// the host is taken.
 func (e *Engine) StartContainer(ctx context.Context, id string) error {
-	err := e.client.ContainerStart(ctx, id, container.StartOptions{})
+	err := e.restarts(ctx, id, container.RestartPolicyAlways)
+	if err == nil {
+		err = e.client.ContainerStart(ctx, id, container.StartOptions{})
+	}
 	if err == nil {
 		return nil
 	}
@@ -312,9 +323,14 @@ func (e *Engine) Details(ctx context.Context, id string) (Details, error) {
 	return details, nil
 }
 
-// StopContainer ends a container in its own orderly way, and kills it after the Engine's usual time. One that does not run is no error.
+// StopContainer ends a container in its own orderly way, and kills it after the Engine's usual time. It does not start with the Engine any
+// more. One that does not run is no error.
 func (e *Engine) StopContainer(ctx context.Context, id string) error {
-	if err := e.client.ContainerStop(ctx, id, container.StopOptions{}); err != nil {
+	err := e.restarts(ctx, id, container.RestartPolicyDisabled)
+	if err == nil {
+		err = e.client.ContainerStop(ctx, id, container.StopOptions{})
+	}
+	if err != nil {
 		return fmt.Errorf("stopping container %s: %w", id, plain(ctx, err))
 	}
 	return nil
