@@ -27,12 +27,13 @@ func Down(ctx context.Context, engine *dockerengine.Engine, name, kubeconfig str
 	return errors.Join(err, step.Done(remove(ctx, engine, name, LabelCluster, name)))
 }
 
-// undo removes what a run has made.
-func undo(ctx context.Context, engine *dockerengine.Engine, cluster, run string) error {
-	if err := remove(ctx, engine, cluster, labelRun, run); err != nil {
-		return fmt.Errorf("removing what was made: %w; nodeimg down --name %s removes it later", err, cluster)
+// undone removes what a run has made that has failed with err, and returns err, with what could not be removed if there is any.
+func undone(ctx context.Context, engine *dockerengine.Engine, cluster, run string, err error) error {
+	if left := remove(ctx, engine, cluster, labelRun, run); left != nil {
+		// err is not wrapped: of an interruption nothing but that would be told.
+		return fmt.Errorf("%v\nremoving what was made: %w; nodeimg down --name %s removes it later", err, left, cluster)
 	}
-	return nil
+	return err
 }
 
 // remove removes whatever of the cluster has the label with the value: the mark that it is complete first, the claim last.

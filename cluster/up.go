@@ -77,7 +77,7 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 			err = fmt.Errorf("%w\nwhat was made is kept, because of --retain; nodeimg down --name %s removes it", err, m.name)
 		default:
 			// Also when ctx has ended: what was made must go.
-			err = errors.Join(err, undo(context.WithoutCancel(ctx), m.Engine, m.name, m.run))
+			err = undone(context.WithoutCancel(ctx), m.Engine, m.name, m.run, err)
 		}
 	}()
 	if err := claim(ctx, m.Engine, m.name, m.Owner, m.run); err != nil {
