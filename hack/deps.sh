@@ -5,7 +5,7 @@ set -eu
 # Every name is the same in Debian and Ubuntu.
 packages=(
   runc mmdebstrap shellcheck qemu-system-x86 libseccomp-dev pkg-config gcc libc6-dev socat iptables nftables
-  e2fsprogs ca-certificates curl git make xz-utils zstd podman skopeo
+  e2fsprogs iproute2 ca-certificates curl git make xz-utils zstd podman skopeo
 )
 
 missing=()
