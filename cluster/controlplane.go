@@ -48,11 +48,11 @@ func loadBalancerSpec(cluster string, controlPlanes []dockerengine.ContainerSpec
 	}
 }
 
-// listens waits until the load balancer's program runs.
+// listens waits until the load balancer takes connections.
 func (n *member) listens(ctx context.Context) error {
 	step := progress.Start(ctx, "[%s] boot", n.name)
 	err := until(ctx, n.wait, func(ctx context.Context) error {
-		_, err := n.exec(ctx, "pidof", "haproxy")
+		_, err := n.exec(ctx, "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/127.0.0.1/%d", apiPort))
 		return err
 	})
 	if err != nil && ctx.Err() == nil {

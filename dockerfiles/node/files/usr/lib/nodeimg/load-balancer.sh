@@ -13,12 +13,12 @@ bind="*:$port"
 [ ! -e /proc/net/if_inet6 ] || bind=":::$port v4v6"
 
 {
-	# The limit is explicit because haproxy would make its tables as large as the limit of open files, which Engines set without bound.
-	# A tunnel may be silent for long: kubectl exec, port-forward, watches.
+	# The limit is explicit because haproxy would make its tables as large as the limit of open files, which some Engines set without bound;
+	# it needs two files for each connection, and others allow no more than 4096. A tunnel may be silent for long: kubectl exec, watches.
 	cat <<-CONFIG
 		global
 		  log stdout format raw local0 notice
-		  maxconn 10000
+		  maxconn 2000
 		defaults
 		  mode tcp
 		  log global
