@@ -16,7 +16,7 @@ import (
 const (
 	// shippedConfig is the kubeadm configuration that the node's entrypoint writes (dockerfiles, kubeadm.yaml.tmpl).
 	shippedConfig = "/etc/nodeimg/kubeadm.yaml"
-	// podNetworkManifest is the pod network of the image; it is not there with cni.name none.
+	// podNetworkManifest is the pod network of the image; it is not there with cni.name bridge or none.
 	podNetworkManifest = "/usr/share/nodeimg/manifests/cni.yaml"
 	adminConfig        = "/etc/kubernetes/admin.conf"
 	// initConfigPath, joinConfigPath and discoveryPath hold the token and lie in memory.

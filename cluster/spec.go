@@ -30,9 +30,7 @@ func nodeSpec(c config.Cluster, n config.Member, runtime string) dockerengine.Co
 		Volumes: []string{"/var"},
 		CPUs:    n.CPUs,
 	}
-	if c.Spec.Networking.CNI != "" {
-		spec.Env = append(spec.Env, cniVariable+"="+c.Spec.Networking.CNI)
-	}
+	spec.Env = append(spec.Env, cniVariable+"="+cmp.Or(c.Spec.Networking.CNI, cniAuto))
 	for _, name := range slices.Sorted(maps.Keys(n.Env)) {
 		spec.Env = append(spec.Env, name+"="+n.Env[name])
 	}
@@ -53,8 +51,19 @@ func nodeSpec(c config.Cluster, n config.Member, runtime string) dockerengine.Co
 	return spec
 }
 
-// cniVariable chooses the pod network in a node (dockerfiles, entrypoint.sh).
-const cniVariable = "NODEIMG_CNI"
+// cniVariable chooses the pod network in a node, auto the one that needs no daemon, or none when the image has none (dockerfiles,
+// entrypoint.sh).
+const (
+	cniVariable = "NODEIMG_CNI"
+	cniAuto     = "auto"
+)
+
+// bridgeNetwork and otherNetwork are conditions of the shell: the node connects its pods itself, and it does so or has no pod network.
+// Images of an earlier nodeimg do not tell; there the manifest decides.
+const (
+	bridgeNetwork = `grep -qsx ` + cniVariable + `=bridge /etc/nodeimg/network.env`
+	otherNetwork  = `grep -qsxE '` + cniVariable + `=(bridge|none)' /etc/nodeimg/network.env`
+)
 
 // containers are those of all nodes of the cluster.
 func (m *maker) containers(ctx context.Context) ([]dockerengine.ContainerSpec, error) {

@@ -255,10 +255,19 @@ func (m *maker) init(ctx context.Context) (config string, err error) {
 	return config, err
 }
 
-// podNetwork applies the image's own manifest.
+// podNetwork applies the image's own manifest, unless the nodes connect their pods themselves or not at all.
 func (m *maker) podNetwork(ctx context.Context) error {
 	step := progress.Start(ctx, "[%s] pod network", m.controlPlanes[0].name)
-	_, err := m.Engine.Exec(ctx, m.controlPlanes[0].id, nil, func(line string) { step.Log("%s", line) },
-		"sh", "-c", `[ ! -e "$1" ] || kubectl --kubeconfig "$0" create -f "$1"`, adminConfig, podNetworkManifest)
-	return step.Done(err)
+	return step.Done(func() error {
+		manifest, err := m.controlPlanes[0].exec(ctx, "sh", "-c", `[ ! -e "$0" ] || `+otherNetwork+` || cat "$0"`, podNetworkManifest)
+		if err != nil || manifest == "" {
+			return err
+		}
+		if manifest, err = withPodSubnet(manifest, m.Config.Spec.Networking.PodSubnet); err != nil {
+			return err
+		}
+		_, err = m.Engine.Exec(ctx, m.controlPlanes[0].id, strings.NewReader(manifest), func(line string) { step.Log("%s", line) },
+			"kubectl", "--kubeconfig", adminConfig, "create", "-f", "-")
+		return err
+	}())
 }

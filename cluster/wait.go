@@ -96,9 +96,9 @@ func (m *maker) ready(ctx context.Context) error {
 	return nil
 }
 
-// hasPodNetwork says whether the node's image has a pod network. Without one, nodes are Ready only when the user has installed one.
+// hasPodNetwork says whether the node has a pod network. Without one, nodes are Ready only when the user has installed one.
 func (n *member) hasPodNetwork(ctx context.Context) (bool, error) {
-	_, err := n.exec(ctx, "test", "-e", podNetworkManifest)
+	_, err := n.exec(ctx, "sh", "-c", bridgeNetwork+` || { ! `+otherNetwork+` && [ -e "$0" ]; }`, podNetworkManifest)
 	if exit := new(dockerengine.ExitError); errors.As(err, &exit) {
 		return false, nil
 	}

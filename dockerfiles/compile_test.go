@@ -38,6 +38,7 @@ var variants = map[string]string{
 	"minimal":          fmt.Sprintf(source, "v1.34.10"),
 	"kubernetes-130":   fmt.Sprintf(source, "v1.30.2"),
 	"no-cni":           fmt.Sprintf(source, "v1.34.10") + "  cni: {name: none}\n",
+	"bridge":           fmt.Sprintf(source, "v1.34.10") + "  cni: {name: bridge}\n",
 	"modules":          fmt.Sprintf(source, "v1.34.10")[:len(fmt.Sprintf(source, "v1.34.10"))-len("  platforms: [linux/amd64]\n")] + "  base: {from: packages}\n  platforms: [linux/amd64]\n",
 	"run":              fmt.Sprintf(source, "v1.34.10") + "  run:\n    - echo one\n    - |\n      set -x\n      echo \"two $HOME\" NODEIMG\n",
 	"inner":            fmt.Sprintf(source, "v1.34.10") + "  preload:\n    engine: inner\n    images: [\"docker.io/library/nginx:1.29\"]\n",

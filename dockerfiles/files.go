@@ -31,6 +31,7 @@ const PodSubnet = "10.244.0.0/16"
 const (
 	kubeadmPath     = "usr/share/nodeimg/kubeadm.yaml"
 	cniPath         = "usr/share/nodeimg/manifests/cni.yaml"
+	cniChoicePath   = "usr/share/nodeimg/cni"
 	containerdPath  = "etc/containerd/config.toml"
 	crictlPath      = "etc/crictl.yaml"
 	kubeletPath     = "etc/default/kubelet"
@@ -108,7 +109,10 @@ func nodeFiles(recipe recipes.Recipe, lock recipes.Lock, runtime criRuntime) ([]
 	if err != nil {
 		return nil, err
 	}
-	files = append(files, contextFile(kindVersionPath, []byte(recipe.Spec.Kubernetes.Version+"\n")))
+	files = append(files,
+		contextFile(kindVersionPath, []byte(recipe.Spec.Kubernetes.Version+"\n")),
+		contextFile(cniChoicePath, []byte(recipe.Spec.CNI.Name+"\n")),
+	)
 	// Without preload.controlPlane the lock names no image that the manifest could use.
 	if _, ok := lock.Image(recipes.RoleCNI); ok && recipe.Spec.CNI.Name == recipes.CNIFlannel {
 		values, err := flannel(lock)
@@ -118,6 +122,11 @@ func nodeFiles(recipe recipes.Recipe, lock recipes.Lock, runtime criRuntime) ([]
 		forKind := values
 		forKind.ForKind, forKind.PodSubnet = true, "{{ .PodSubnet }}"
 		if err := errors.Join(add(cniPath, "flannel.yaml.tmpl", values), add(kindCNIPath, "flannel.yaml.tmpl", forKind)); err != nil {
+			return nil, err
+		}
+	}
+	if recipe.Spec.CNI.Name == recipes.CNIBridge {
+		if err := add(kindCNIPath, "bridge.yaml.tmpl", nil); err != nil {
 			return nil, err
 		}
 	}

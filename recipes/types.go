@@ -117,8 +117,9 @@ func (n CRIName) UnpackedOnly() bool { return n == CRICRIO }
 
 // CNI selects the pod network.
 type CNI struct {
-	// Name is flannel, kindnet, calico or none; the default is flannel.
-	Name CNIName `json:"name,omitempty" jsonschema:"enum=flannel,enum=kindnet,enum=calico,enum=none,default=flannel"`
+	// Name is flannel; bridge, which is the nodes' own network without vxlan, manifest or daemon; kindnet, calico or none. The default is
+	// flannel.
+	Name CNIName `json:"name,omitempty" jsonschema:"enum=flannel,enum=bridge,enum=kindnet,enum=calico,enum=none,default=flannel"`
 }
 
 // CNIName is a pod network.
@@ -127,6 +128,7 @@ type CNIName string
 // The pod networks that a recipe can name.
 const (
 	CNIFlannel CNIName = "flannel"
+	CNIBridge  CNIName = "bridge"
 	CNIKindnet CNIName = "kindnet"
 	CNICalico  CNIName = "calico"
 	CNINone    CNIName = "none"

@@ -146,7 +146,7 @@ type Networking struct {
 	PodSubnet string `json:"podSubnet,omitempty" jsonschema:"example=10.244.0.0/16"`
 	// ServiceSubnet is what services get their addresses from; the default is kubeadm's, 10.96.0.0/12.
 	ServiceSubnet string `json:"serviceSubnet,omitempty" jsonschema:"example=10.96.0.0/12"`
-	// CNI is the pod network; the default is the image's.
+	// CNI is the pod network; the default is bridge, or none when the image has none.
 	CNI string `json:"cni,omitempty" jsonschema:"enum=bridge,enum=flannel,enum=none"`
 	// KubeProxyMode is how services are made; the default is iptables.
 	KubeProxyMode string `json:"kubeProxyMode,omitempty" jsonschema:"enum=iptables,enum=nftables,enum=ipvs,default=iptables"`

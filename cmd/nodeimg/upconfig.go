@@ -49,7 +49,7 @@ func (o *describeOptions) register(flags *pflag.FlagSet) {
 	flags.StringVar(&o.networking.IPFamily, "ip-family", "", "addresses of pods and services: ipv4, which is the default, or dual")
 	flags.StringVar(&o.networking.PodSubnet, "pod-subnet", "", "addresses of pods; the image's unless given")
 	flags.StringVar(&o.networking.ServiceSubnet, "service-subnet", "", "addresses of services; 10.96.0.0/12 unless given")
-	flags.StringVar(&o.networking.CNI, "cni", "", "pod network: bridge, flannel or none; the image's unless given")
+	flags.StringVar(&o.networking.CNI, "cni", "", "pod network: bridge, flannel or none; bridge unless given, or none when the image has none")
 	flags.StringVar(&o.networking.KubeProxyMode, "kube-proxy-mode", "", "how services are made: iptables, which is the default, nftables or ipvs")
 	flags.StringVar(&o.networking.APIAddress, "api-address", "", "address of the API server on this host; 127.0.0.1 unless given")
 	flags.IntVar(&o.networking.APIPort, "api-port", 0, "port of the API server on this host; a free one unless given")

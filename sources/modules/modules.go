@@ -26,7 +26,7 @@ type Request struct {
 	CRI recipes.CRI
 	// Platform is the node's, for instance linux/amd64.
 	Platform string
-	// CNI selects the pod network; flannel and none can be compiled.
+	// CNI selects the pod network; only flannel has anything to compile.
 	CNI recipes.CNIName
 	// ToolsLayer yields the deterministic layer with iptables, nft, conntrack and a shell that kube-proxy and flannel run on.
 	ToolsLayer func(context.Context) (v1.Layer, error)
@@ -60,9 +60,9 @@ func Resolve(ctx context.Context, c *cache.Cache, req Request) (*Result, error) 
 		return nil, fmt.Errorf("compiling Kubernetes %q: not a full version such as v1.34.10", req.Kubernetes)
 	}
 	switch req.CNI {
-	case recipes.CNIFlannel, recipes.CNINone, "":
+	case recipes.CNIFlannel, recipes.CNIBridge, recipes.CNINone, "":
 	default:
-		return nil, fmt.Errorf("compiling pod network %q: kubernetes.source modules has flannel only; use cni.name flannel or none, or kubernetes.source release", req.CNI)
+		return nil, fmt.Errorf("compiling pod network %q: kubernetes.source modules has flannel only; use cni.name flannel, bridge or none, or kubernetes.source release", req.CNI)
 	}
 	if req.ToolsLayer == nil {
 		return nil, errors.New("packing the kube-proxy image: no tools layer given")

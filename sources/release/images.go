@@ -34,7 +34,7 @@ const kubeadmTimeout = time.Minute
 // podNetworkImages names the images of the pod network.
 func podNetworkImages(cni recipes.CNIName) ([]ImageRef, error) {
 	switch cni {
-	case recipes.CNINone, "":
+	case recipes.CNIBridge, recipes.CNINone, "":
 		return nil, nil
 	case recipes.CNIFlannel:
 		return []ImageRef{
@@ -42,7 +42,7 @@ func podNetworkImages(cni recipes.CNIName) ([]ImageRef, error) {
 			{Reference: flannelPluginImage, Role: recipes.RoleCNI},
 		}, nil
 	default:
-		return nil, recipes.InputErrorf("spec.cni.name %q: its images cannot be resolved yet; expected flannel or none", cni)
+		return nil, recipes.InputErrorf("spec.cni.name %q: its images cannot be resolved yet; expected flannel, bridge or none", cni)
 	}
 }
 

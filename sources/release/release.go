@@ -35,7 +35,7 @@ type Request struct {
 	CRI recipes.CRI
 	// Platform is the node's, for instance linux/amd64.
 	Platform string
-	// CNI selects the pod network, whose images are named too; flannel and none can be served.
+	// CNI selects the pod network, whose images are named too; flannel has some, bridge and none have not.
 	CNI recipes.CNIName
 }
 

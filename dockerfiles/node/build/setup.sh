@@ -3,7 +3,7 @@
 set -eu
 
 systemctl set-default multi-user.target
-systemctl enable kubelet.service nodeimg-flannel.path
+systemctl enable kubelet.service nodeimg-flannel.path nodeimg-network.path
 # Whichever the node's runtime has.
 for unit in containerd.service cri-docker.service crio.service docker.service nodeimg-store.service; do
 	if [ -e "/etc/systemd/system/$unit" ]; then
@@ -26,6 +26,7 @@ for unit in \
 done
 
 mkdir -p /etc/kubernetes/manifests /etc/cni/net.d /opt/cni/bin /var/lib/kubelet /kind
+ln -sf /usr/lib/nodeimg/pod-address.sh /opt/cni/bin/nodeimg-ipam
 ln -sf /usr/sbin/iptables-nft /etc/alternatives/iptables
 ln -sf /usr/sbin/ip6tables-nft /etc/alternatives/ip6tables
 if [ -d /usr/local/share/ca-certificates/nodeimg ]; then

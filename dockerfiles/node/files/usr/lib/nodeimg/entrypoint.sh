@@ -137,9 +137,31 @@ render_kubeadm() {
 	mv /etc/nodeimg/kubeadm.yaml.new /etc/nodeimg/kubeadm.yaml
 }
 
-forget_pod_network() {
-	# flannel's configuration holds as long as its subnet file, which was in /run: with it alone the node would count as Ready too early.
-	rm -f /etc/cni/net.d/10-flannel.conflist
+choose_network() {
+	# NODEIMG_CNI goes above the choice of the image; auto is what needs no daemon, for images that have a pod network at all. What another
+	# start has chosen is taken away; flannel's configuration holds only as long as its subnet file, which was in /run: with it alone the
+	# node would count as Ready too early.
+	network=$(cat /usr/share/nodeimg/cni)
+	case ${NODEIMG_CNI:-}/$network in
+	/* | auto/none) ;;
+	auto/*) network=bridge ;;
+	*) network=$NODEIMG_CNI ;;
+	esac
+	rm -f /etc/cni/net.d/10-flannel.conflist /etc/cni/net.d/99-nodeimg.conflist
+	device=$(ip -4 -o address show scope global 2>/dev/null | awk '{ print $2; exit }')
+	case $network in
+	flannel | none) ;;
+	bridge)
+		# Whatever else a user installs comes first by its name.
+		sed "s/@MTU@/$(cat "/sys/class/net/${device:-lo}/mtu")/" /usr/share/nodeimg/bridge.conflist >/etc/cni/net.d/99-nodeimg.conflist
+		;;
+	*)
+		say "ERROR: NODEIMG_CNI is $network, expected auto, bridge, flannel or none"
+		exit 1
+		;;
+	esac
+	mkdir -p /etc/nodeimg
+	printf 'NODEIMG_CNI=%s\nNODEIMG_DEVICE=%s\n' "$network" "$device" >/etc/nodeimg/network.env
 }
 
 follow_address() {
@@ -186,7 +208,7 @@ fi
 /usr/lib/nodeimg/configure-runtime.sh
 configure_kubelet
 render_kubeadm
-forget_pod_network
+choose_network
 follow_address
 rm -f "$runtime/nat" "$runtime/nat.new" "$runtime/resolv.conf"
 exec "$@"
