@@ -3,6 +3,7 @@ package config
 import (
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/nodeimg/nodeimg/internal/strictyaml"
@@ -44,7 +45,7 @@ var format = strictyaml.Format[Cluster]{
 }
 
 // Load reads the description in the file at path, or in stdin when path is "-". It comes back with defaults filled in and valid; paths on
-// the host are absolute, or relative to the working directory.
+// the host are absolute.
 //
 // Everything that is wrong with the input, a missing file included, comes back at once as one *recipes.InputError.
 func Load(path string, stdin io.Reader) (*Document, error) {
@@ -99,17 +100,26 @@ func (c *Cluster) absolute(dir string) {
 		}
 	}
 	for _, p := range paths {
-		*p = strictyaml.HostPath(dir, *p)
+		*p = hostPath(dir, *p)
 	}
 	for _, image := range images {
 		if *image == "" {
 			continue
 		}
 		// What is no path is a name in the Engine.
-		if path := strictyaml.HostPath(dir, *image); exists(path) {
+		if path := hostPath(dir, *image); exists(path) {
 			*image = path
 		}
 	}
+}
+
+// hostPath is absolute, as the Engine wants it, wherever there is a working directory.
+func hostPath(dir, name string) string {
+	path := strictyaml.HostPath(dir, name)
+	if absolute, err := filepath.Abs(path); err == nil && name != "" {
+		return absolute
+	}
+	return path
 }
 
 func exists(path string) bool {

@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"maps"
-	"os"
 	"path"
 	"regexp"
 	"slices"
@@ -25,7 +24,7 @@ type checker struct {
 
 func (c *Cluster) check(dir string) []recipes.Problem {
 	k := &checker{Spec: &c.Spec, dir: dir, report: strictyaml.Report{
-		Noun: "cluster", Place: "nodes", Remedy: ", nodes have no credentials for mirrors",
+		Noun: "file", Place: "nodes", Remedy: ", nodes have no credentials for mirrors",
 	}}
 	k.report.Enums(*c)
 	k.report.Bounds(*c)
@@ -140,8 +139,8 @@ func (k *checker) mounts(in string, mounts []Mount) {
 		field := fmt.Sprintf("%s.mounts[%d]", in, i)
 		if m.HostPath == "" {
 			k.report.Add(field+".hostPath", "found nothing, expected a file or folder on the host")
-		} else if _, err := os.Stat(strictyaml.HostPath(k.dir, m.HostPath)); err != nil {
-			k.report.Add(field+".hostPath", "found %s, which is not there: %v", strictyaml.Quote(m.HostPath), err)
+		} else {
+			k.report.HostPath(field+".hostPath", k.dir, m.HostPath, strictyaml.Existing)
 		}
 		target := m.ContainerPath
 		switch first, again := targets[target]; {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -236,7 +237,11 @@ func parseMount(text string) (config.Mount, error) {
 	if len(parts) < 2 || len(parts) > 3 || parts[0] == "" || parts[1] == "" {
 		return config.Mount{}, recipes.InputErrorf("--mount %s: expected SOURCE:TARGET or SOURCE:TARGET:ro", text)
 	}
-	m := config.Mount{HostPath: parts[0], ContainerPath: parts[1]}
+	source, err := filepath.Abs(parts[0])
+	if err != nil {
+		return config.Mount{}, fmt.Errorf("finding the mount %s: %w", text, err)
+	}
+	m := config.Mount{HostPath: source, ContainerPath: parts[1]}
 	if len(parts) == 3 {
 		if parts[2] != "ro" && parts[2] != "rw" {
 			return config.Mount{}, recipes.InputErrorf("--mount %s: found %q behind the target, expected ro or rw", text, parts[2])

@@ -24,6 +24,8 @@ type HostKind string
 
 // The kinds of paths.
 const (
+	// Existing is whatever is there, sockets and devices too.
+	Existing    HostKind = "anything"
 	Anything    HostKind = "file or directory"
 	RegularFile HostKind = "file"
 	Directory   HostKind = "directory"
@@ -33,7 +35,7 @@ const (
 func (r *Report) HostPath(field, dir, name string, want HostKind) bool {
 	full := HostPath(dir, name)
 	from := ""
-	if !filepath.IsAbs(name) {
+	if !filepath.IsAbs(name) && r.Noun != "" {
 		from = " relative to the " + r.Noun
 	}
 	switch info, err := os.Stat(full); {

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/nodeimg/nodeimg/internal/strictyaml/docgen"
 )
 
 const page = "../../../docs/recipe.md"
@@ -16,7 +18,11 @@ func TestUpToDate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := replaceParts(got)
+	made, err := parts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := docgen.Replace(got, made)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,18 +48,5 @@ func TestTriesValues(t *testing.T) {
 	}
 	if got := r.severalPlatforms; !strings.Contains(got, "one at a time") {
 		t.Errorf("two platforms: %q", got)
-	}
-}
-
-func TestPartsMustBeThere(t *testing.T) {
-	for name, text := range map[string]string{
-		"no part":  "# Recipes\n",
-		"no end":   startMark("fields") + "\n",
-		"one part": startMark("fields") + "\n" + endMark + "\n",
-		"twice":    strings.Repeat(startMark("fields")+"\n"+endMark+"\n", 2),
-	} {
-		if _, err := replaceParts([]byte(text)); err == nil {
-			t.Errorf("%s: no error", name)
-		}
 	}
 }
