@@ -12,53 +12,22 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
-	"github.com/nodeimg/nodeimg/test/internal/archive"
-	"github.com/nodeimg/nodeimg/test/internal/tools"
+	"github.com/nodeimg/nodeimg/test/internal/application"
 )
 
 // appReference is the user's image in the recipes of these tests.
 const appReference = "docker.io/example/app:v1"
 
-// appImage compiles the test's application and packs it.
+// appImage is the test's application.
 func appImage(t *testing.T) v1.Image {
 	t.Helper()
-	file, err := tools.Command(t.Context(), "test/e2e/testdata/app")
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	layer, err := archive.Layer(archive.Program("app", program))
-	if err != nil {
-		t.Fatal(err)
-	}
-	image, err := mutate.AppendLayers(empty.Image, layer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	image, err = mutate.ConfigFile(image, &v1.ConfigFile{
-		Architecture: "amd64", OS: "linux", Config: v1.Config{Entrypoint: []string{"/app"}, User: "65532:65532"},
-		RootFS: v1.RootFS{Type: "layers", DiffIDs: diffIDs(t, layer)},
-	})
+	image, err := application.Image(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return image
-}
-
-func diffIDs(t *testing.T, layer v1.Layer) []v1.Hash {
-	t.Helper()
-	id, err := layer.DiffID()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return []v1.Hash{id}
 }
 
 // startRegistry starts a registry on loopback that ends with the test, and returns its host and port.

@@ -128,6 +128,15 @@ func ContainersStorage(ctx context.Context) (string, error) {
 	return filepath.Join(dir, "containers-storage"), err
 }
 
+// kindBuilds are stock kind.
+var kindBuilds = []build{{module: "test/upstream/kind", packages: []string{"sigs.k8s.io/kind"}, environment: []string{"CGO_ENABLED=0"}}}
+
+// Kind compiles stock kind, unless it is in the cache, and returns the program's path.
+func Kind(ctx context.Context) (string, error) {
+	dir, err := compile(ctx, "kind", kindBuilds)
+	return filepath.Join(dir, "kind"), err
+}
+
 // buildkitdBuilds are the BuildKit daemon at the product's own version.
 var buildkitdBuilds = []build{{
 	module: ".", packages: []string{"github.com/moby/buildkit/cmd/buildkitd"}, environment: []string{"CGO_ENABLED=0"}, flags: []string{"-buildvcs=false"},
