@@ -36,6 +36,8 @@ type Options struct {
 	Cache *cache.Cache
 	// Builder reaches BuildKit; the caller closes it.
 	Builder builder.Builder
+	// Lock is what the recipe was resolved to with the same cache; nil lets Build resolve it.
+	Lock *recipes.Lock
 	// Epoch is the time of files and configuration; zero means DefaultEpoch.
 	Epoch time.Time
 	// NoCache makes BuildKit run every step again.
@@ -85,9 +87,12 @@ func Build(ctx context.Context, document *recipes.Document, options Options) (*R
 		}
 	}
 	inputs := SourceOptions(options)
-	lock, err := sources.Resolve(ctx, document, inputs)
-	if err != nil {
-		return nil, err
+	lock := options.Lock
+	if lock == nil {
+		var err error
+		if lock, err = sources.Resolve(ctx, document, inputs); err != nil {
+			return nil, err
+		}
 	}
 	compiled, err := dockerfiles.Compile(recipe, *lock, dockerfiles.PreloadFor(recipe))
 	if err != nil {

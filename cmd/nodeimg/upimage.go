@@ -36,7 +36,8 @@ func loadNodeImages(ctx context.Context, engine *dockerengine.Engine, spec *conf
 	return nil
 }
 
-// loadNodeImage returns the name of the image in the Engine; a layout or an archive is loaded, unless the Engine has the same image.
+// loadNodeImage returns the name of the image in the Engine; a layout or an archive is loaded and a recipe is built, unless the Engine has
+// the same image.
 func loadNodeImage(ctx context.Context, engine *dockerengine.Engine, target string) (string, error) {
 	if _, err := os.Stat(target); err != nil {
 		found, err := engine.Inspect(ctx, target)
@@ -50,6 +51,13 @@ func loadNodeImage(ctx context.Context, engine *dockerengine.Engine, target stri
 			return "", recipes.InputErrorf("%s is not a node image that nodeimg built: it lacks the label %s", target, recipes.LabelKubernetes)
 		}
 		return target, nil
+	}
+	recipe, err := isText(target)
+	if err != nil {
+		return "", err
+	}
+	if recipe {
+		return recipeImage(ctx, engine, target)
 	}
 	img, closer, err := inspect.Open(ctx, target, inspect.Options{})
 	if err != nil {

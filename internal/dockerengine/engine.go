@@ -1,14 +1,17 @@
 package dockerengine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/client"
 	"github.com/opencontainers/go-digest"
 )
@@ -184,6 +187,20 @@ func (e *Engine) Inspect(ctx context.Context, reference string) (Image, error) {
 		image.Labels = found.Config.Labels
 	}
 	return image, nil
+}
+
+// FindImages lists the images whose label has the value, newest first.
+func (e *Engine) FindImages(ctx context.Context, label, value string) ([]Image, error) {
+	listed, err := e.client.ImageList(ctx, image.ListOptions{Filters: labelFilter(label, value)})
+	if err != nil {
+		return nil, fmt.Errorf("listing the images of the Docker Engine: %w", plain(ctx, err))
+	}
+	slices.SortStableFunc(listed, func(a, b image.Summary) int { return cmp.Compare(b.Created, a.Created) })
+	var found []Image
+	for _, i := range listed {
+		found = append(found, Image{ID: digest.Digest(i.ID), Tags: i.RepoTags, Size: i.Size, Labels: i.Labels})
+	}
+	return found, nil
 }
 
 // ImageID returns the digest by which the Engine identifies the image: it changes when the tag moves. The error is a *NotFoundError
