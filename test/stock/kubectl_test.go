@@ -2,7 +2,6 @@ package stock
 
 import (
 	"io"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -35,7 +34,7 @@ func TestKubectl(t *testing.T) {
 // forwarded asks the application through kubectl port-forward.
 func forwarded(h host) {
 	h.Helper()
-	cmd := exec.CommandContext(h.Context(), shared.programs+"/kubectl", "--kubeconfig", h.kubeconfig, "port-forward", "pod/app", ":8080")
+	cmd := h.command("kubectl", "port-forward", "pod/app", ":8080")
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		h.Fatal(err)

@@ -41,15 +41,20 @@ type unending struct{ testing.TB }
 
 func (u unending) Context() context.Context { return context.WithoutCancel(u.TB.Context()) }
 
-// try runs a program in the Engine's network namespace and returns its standard output; the error has what it said.
-func (h host) try(program string, args ...string) (string, error) {
+// command is a program that works on the Engine. It must be started in the Engine's network namespace.
+func (h host) command(program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(h.Context(), program, args...)
 	cmd.Env = append(environment(), "KUBECONFIG="+h.kubeconfig)
-	if own := filepath.Join(shared.programs, program); !strings.Contains(program, "/") {
-		if _, err := os.Stat(own); err == nil {
-			cmd.Path, cmd.Err = own, nil
-		}
+	own := filepath.Join(shared.programs, program)
+	if _, err := os.Stat(own); err == nil {
+		cmd.Path, cmd.Err = own, nil
 	}
+	return cmd
+}
+
+// try runs a program and returns its standard output; the error has what it said.
+func (h host) try(program string, args ...string) (string, error) {
+	cmd := h.command(program, args...)
 	var stdout, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &said
 	if err := shared.inside.do(cmd.Start); err != nil {
