@@ -1,0 +1,117 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+)
+
+// TestE2EFaults makes clusters that cannot be: names are taken, images do not fit, a worker's kubelet is broken.
+func TestE2EFaults(t *testing.T) {
+	l := clusters(t)
+	before := l.has()
+	reached := stopwatch(t)
+	up := []string{"up", clusterImage, "--name", "taken", "--privileged"}
+	for name, test := range map[string]struct{ make, remove []string }{
+		"nodeimg-taken":         {[]string{"network", "create"}, []string{"network", "rm"}},
+		"nodeimg-taken-claim":   {[]string{"volume", "create"}, []string{"volume", "rm"}},
+		"taken-control-plane-1": {[]string{"create", "--network", "none", "--name"}, []string{"rm", "--volumes"}},
+	} {
+		theirs := append(test.make, name)
+		if test.make[0] == "create" {
+			theirs = append(theirs, clusterImage)
+		}
+		l.docker(theirs...)
+		with := l.has()
+		l.refused(1, name+" is taken already: it is not this cluster's; remove it", up...)
+		if after := l.has(); after != with {
+			t.Errorf("%s is somebody else's, and up changed something:\n%s\nbefore:\n%s", name, after, with)
+		}
+		l.docker(append(test.remove, name)...)
+	}
+	reached("names taken")
+
+	l.refused(2, "not a node image", "up", l.emptyImage("not-a-node"), "--name", "other", "--privileged")
+	for version, reason := range map[string]string{"v1.99.0": "must not be newer", "v1.30.1": "three minor releases older"} {
+		image := l.emptyImage("skewed-"+version, "--change", "LABEL dev.nodeimg.kubernetes="+version)
+		l.refused(2, reason, "up", "--config", workerOf(t, image), "--name", "other", "--privileged")
+	}
+	if after := l.has(); after != before {
+		t.Errorf("images were refused, and up has left something:\n%s\nbefore:\n%s", after, before)
+	}
+	reached("images refused")
+
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		status, said := l.stepwise(func(_ int, step string, process *os.Process) {
+			if strings.Contains(step, "boot") {
+				_ = process.Signal(signal)
+			}
+		}, "up", clusterImage, "--name", "interrupted", "--privileged")
+		if status != 1 || said != "Error: interrupted\n" {
+			t.Errorf("%s: exit status %d, want 1 and that it was interrupted in\n%s", signal, status, said)
+		}
+		if after := l.has(); after != before {
+			t.Errorf("an interrupted up has left something:\n%s\nbefore:\n%s", after, before)
+		}
+	}
+	reached("interrupted")
+
+	config := workerOf(t, l.brokenImage())
+	var group sync.WaitGroup
+	for _, retain := range []bool{false, true} {
+		name := fmt.Sprintf("broken-%t", retain)
+		group.Go(func() {
+			status, _, stderr := l.run("up", "--config", config, "--name", name, "--privileged", "--wait", "1m", fmt.Sprintf("--retain=%t", retain))
+			for _, want := range []string{"node " + name + "-worker-1: ", "kubeadm join", "kubelet.service", "broken on purpose"} {
+				if status != 1 || !strings.Contains(stderr, want) {
+					t.Errorf("the kubelet of a worker does not work: exit status %d, want 1 and %q in\n%s", status, want, stderr)
+				}
+			}
+			if kept := strings.Contains(stderr, "nodeimg down --name "+name+" removes it"); kept != retain {
+				t.Errorf("retain %t, and nodeimg says\n%s", retain, stderr)
+			}
+		})
+	}
+	group.Wait()
+	if names := l.docker("ps", "--all", "--format", "{{.Names}}"); strings.Contains(names, "broken-false") || !strings.Contains(names, "broken-true-worker-1") {
+		t.Errorf("containers after workers could not join, of which one cluster is to be kept:\n%s", names)
+	}
+	l.docker("exec", "broken-true-worker-1", "journalctl", "-u", "kubelet")
+	l.must("down", "--name", "broken-true")
+	reached("joins failed")
+	if after := l.has(); after != before {
+		t.Errorf("something is left:\n%s\nbefore:\n%s", after, before)
+	}
+}
+
+// workerOf writes the description of a cluster with one worker of another image.
+func workerOf(t *testing.T, image string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "cluster.yaml")
+	text := fmt.Sprintf("apiVersion: nodeimg.dev/v1alpha1\nkind: Cluster\nspec:\n  image: %s\n  workers: [{image: %q}]\n", clusterImage, image)
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// brokenImage makes a node image whose kubelet does not work.
+func (l launcher) brokenImage() string {
+	l.t.Helper()
+	const name, image = "nodeimg-e2e-broken", "nodeimg-e2e/broken:kubelet"
+	version := strings.TrimSpace(l.docker("image", "inspect", "--format", `{{index .Config.Labels "dev.nodeimg.kubernetes"}}`, clusterImage))
+	kubelet := filepath.Join(l.t.TempDir(), "kubelet")
+	script := "#!/bin/sh\n[ \"$1\" != --version ] || { echo 'Kubernetes " + version + "'; exit; }\necho 'broken on purpose' >&2\nexit 1\n"
+	if err := os.WriteFile(kubelet, []byte(script), 0o755); err != nil {
+		l.t.Fatal(err)
+	}
+	l.docker("create", "--network", "none", "--name", name, clusterImage)
+	l.docker("cp", kubelet, name+":"+strings.TrimSpace(l.docker("run", "--rm", "--network", "none", "--entrypoint", "which", clusterImage, "kubelet")))
+	l.docker("commit", name, image)
+	l.docker("rm", "--volumes", name)
+	return image
+}
