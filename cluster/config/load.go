@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"io"
 	"os"
 	"path/filepath"
@@ -61,6 +62,7 @@ func Load(path string, stdin io.Reader) (*Document, error) {
 //	metadata.name        DefaultName
 //	spec.controlPlanes   one node
 //	count of a group     1
+//	spec.networking      podSubnet and serviceSubnet of both families, with ipFamily dual
 func (c *Cluster) Default() {
 	c.APIVersion, c.Kind = APIVersion, Kind
 	if c.Metadata.Name == "" {
@@ -68,6 +70,10 @@ func (c *Cluster) Default() {
 	}
 	if len(c.Spec.ControlPlanes) == 0 {
 		c.Spec.ControlPlanes = Groups{{}}
+	}
+	if n := &c.Spec.Networking; n.IPFamily == Dual {
+		n.PodSubnet = cmp.Or(n.PodSubnet, dualPodSubnet)
+		n.ServiceSubnet = cmp.Or(n.ServiceSubnet, dualServiceSubnet)
 	}
 	for _, groups := range []Groups{c.Spec.ControlPlanes, c.Spec.Workers} {
 		for i := range groups {

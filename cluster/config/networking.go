@@ -19,6 +19,12 @@ const (
 	Dual = "dual"
 )
 
+// The subnets of dual clusters that name none.
+const (
+	dualPodSubnet     = "10.244.0.0/16,fd00:10:244::/56"
+	dualServiceSubnet = "10.96.0.0/16,fd00:10:96::/112"
+)
+
 // The pod networks that can be chosen for a cluster.
 const (
 	CNIBridge  = "bridge"

@@ -83,6 +83,7 @@ func (o *describeOptions) describe(flags *pflag.FlagSet, image string, stdin io.
 			return config.Cluster{}, err
 		}
 	}
+	d.Default() // Flags may have chosen what other defaults depend on.
 	if err := d.Validate(); err != nil {
 		return config.Cluster{}, d.located(err)
 	}

@@ -1,0 +1,110 @@
+package cluster
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nodeimg/nodeimg/cluster/config"
+	"github.com/nodeimg/nodeimg/recipes"
+)
+
+// TestMirrorFiles holds what each runtime is told: mirrors in their order, and a mirror's path before the names of repositories.
+func TestMirrorFiles(t *testing.T) {
+	mirrors := map[string][]string{"docker.io": {"https://z.example/hub/", "http://10.0.0.1:5000"}, "registry.k8s.io": {"https://a.example"}}
+	for cri, want := range map[recipes.CRIName]map[string]string{
+		recipes.CRIContainerd: {
+			"/etc/containerd/certs.d/docker.io/hosts.toml": `[host."https://z.example/v2/hub"]
+  capabilities = ["pull", "resolve"]
+  override_path = true
+[host."http://10.0.0.1:5000/v2"]
+  capabilities = ["pull", "resolve"]
+  override_path = true
+`,
+			"/etc/containerd/certs.d/registry.k8s.io/hosts.toml": `[host."https://a.example/v2"]
+  capabilities = ["pull", "resolve"]
+  override_path = true
+`,
+		},
+		recipes.CRICRIO: {"/etc/containers/registries.conf.d/50-nodeimg.conf": `[[registry]]
+location = 'docker.io'
+
+[[registry.mirror]]
+location = 'z.example/hub'
+
+[[registry.mirror]]
+location = '10.0.0.1:5000'
+insecure = true
+
+[[registry]]
+location = 'registry.k8s.io'
+
+[[registry.mirror]]
+location = 'a.example'
+`},
+	} {
+		files, err := mirrorFiles(cri, mirrors)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]string{}
+		for _, f := range files {
+			got[f.Path] = string(f.Content)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", cri, diff)
+		}
+	}
+	if _, err := mirrorFiles(recipes.CRIDocker, mirrors); !errors.As(err, new(*recipes.InputError)) {
+		t.Errorf("the Docker Engine: %v", err)
+	}
+}
+
+// TestRemembered holds that a label has the description without the environment, and the file the environment of new workers.
+func TestRemembered(t *testing.T) {
+	spec := config.Spec{
+		Image: "node", Env: map[string]string{"A": "secret-1"}, ControlPlanes: config.Groups{{Count: 1, Env: map[string]string{"B": "secret-2"}}},
+		Workers: config.Groups{{Count: 1, Env: map[string]string{"C": "secret-3"}}, {Count: 2, Memory: "2g", Env: map[string]string{"D": "secret-4"}}},
+	}
+	label, file, err := remembered(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(label, "secret") {
+		t.Errorf("the label has a value of the environment: %s", label)
+	}
+	if got, want := string(file.Content), `{"A":"secret-1","D":"secret-4"}`; got != want || file.Mode != 0o600 {
+		t.Errorf("the file has %s with mode %o, want %s with mode 600", got, file.Mode, want)
+	}
+	if spec.Env["A"] == "" || spec.Workers[1].Env["D"] == "" {
+		t.Errorf("the description itself has changed: %+v", spec)
+	}
+	var back config.Spec
+	if err := json.Unmarshal([]byte(label), &back); err != nil {
+		t.Fatal(err)
+	}
+	if last := back.Workers.Last(); last.Memory != "2g" {
+		t.Errorf("the label's last group is %+v", last)
+	}
+}
+
+// TestWithPodSubnet changes flannel's configuration and nothing else.
+func TestWithPodSubnet(t *testing.T) {
+	const manifest = "kind: ConfigMap\ndata:\n  net-conf.json: '{\"Network\": \"10.244.0.0/16\", \"Backend\": {\"Type\": \"vxlan\"}}'\n---\nkind: DaemonSet\n"
+	for subnets, want := range map[string]string{
+		"":                           "10.244.0.0/16",
+		"10.1.0.0/16":                `{"Backend":{"Type":"vxlan"},"Network":"10.1.0.0/16"}`,
+		"10.1.0.0/16,fd00:10:1::/56": `{"Backend":{"Type":"vxlan"},"EnableIPv6":true,"IPv6Network":"fd00:10:1::/56","Network":"10.1.0.0/16"}`,
+	} {
+		got, err := withPodSubnet(manifest, subnets)
+		if err != nil || !strings.Contains(got, want) || !strings.Contains(got, "kind: DaemonSet") {
+			t.Errorf("%q: %v, want %s in\n%s", subnets, err, want, got)
+		}
+	}
+	if _, err := withPodSubnet("kind: DaemonSet\n", "10.1.0.0/16"); err == nil {
+		t.Error("a manifest of another pod network was not refused")
+	}
+}
