@@ -33,16 +33,17 @@ type upOptions struct {
 func newUpCommand() *cobra.Command {
 	var options upOptions
 	cmd := &cobra.Command{
-		Use:   "up [IMAGE]",
+		Use:   "up [IMAGE|RECIPE]",
 		Short: "Make a Kubernetes cluster of a node image",
 		Long: "Make a Kubernetes cluster whose nodes are containers of a node image. IMAGE is an image of the local Docker Engine, a folder with\n" +
-			"an OCI layout, or an archive; the last two are loaded into the Engine first. Nothing is downloaded: the nodes need no network.\n\n" +
+			"an OCI layout, or an archive; the last two are loaded into the Engine first. RECIPE is built, unless the Engine has an image of the same\n" +
+			"content. Nothing is downloaded for the nodes, which need no network.\n\n" +
 			"--config reads a description of the cluster (nodeimg schema cluster), over which IMAGE and flags have their say.\n\n" +
 			"Nodes run without privileges where the Engine has sysbox-runc. Without it --privileged has to be given, and gives them every\n" +
 			"privilege on this host. The command ends when all nodes and the pods of kube-system are Ready, and has then added the context\n" +
 			"nodeimg-NAME to your kubeconfig. When it fails or is interrupted, it removes what it has made.",
 		Example: "  nodeimg up k8s-node:v1.34.10\n  nodeimg up out/k8s-node --workers 2 --privileged -p 8080:30080\n" +
-			"  nodeimg up --config cluster.yaml\n  nodeimg down",
+			"  nodeimg up recipe.yaml --workers 1 --memory 2g\n  nodeimg up --config cluster.yaml\n  nodeimg down",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			described, err := options.describe.describe(cmd.Flags(), strings.Join(args, ""), cmd.InOrStdin())
