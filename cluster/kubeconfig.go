@@ -76,6 +76,28 @@ func Kubeconfig(ctx context.Context, engine *dockerengine.Engine, name string) (
 	return clientcmd.Write(*out)
 }
 
+// CheckKubeconfig says whether MergeKubeconfig can read the kubeconfig at path, which need not be there. The error is a *recipes.InputError
+// when it is none.
+func CheckKubeconfig(path string) error {
+	_, err := readKubeconfig(path)
+	return err
+}
+
+func readKubeconfig(path string) (*api.Config, error) {
+	text, err := os.ReadFile(path)
+	if os.IsNotExist(err) {
+		return api.NewConfig(), nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading kubeconfig %s: %w", path, err)
+	}
+	config, err := clientcmd.Load(text)
+	if err != nil {
+		return nil, recipes.InputErrorf("kubeconfig %s: %v; mend it, or name another file with --kubeconfig", path, err)
+	}
+	return config, nil
+}
+
 // MergeKubeconfig adds the one context of config to the kubeconfig at path and makes it the current one. The file appears by rename, and
 // nobody else who locks as kubectl does writes at the same time.
 func MergeKubeconfig(ctx context.Context, path string, config []byte) error {
@@ -181,13 +203,9 @@ func changeKubeconfig(ctx context.Context, path string, change func(*api.Config)
 	if err := os.Remove(staged); err != nil && !os.IsNotExist(err) {
 		return fail(err)
 	}
-	all := api.NewConfig()
-	if text, err := os.ReadFile(path); err == nil {
-		if all, err = clientcmd.Load(text); err != nil {
-			return recipes.InputErrorf("kubeconfig %s: %v; mend it, or name another file with --kubeconfig", path, err)
-		}
-	} else if !os.IsNotExist(err) {
-		return fail(err)
+	all, err := readKubeconfig(path)
+	if err != nil {
+		return err
 	}
 	if !change(all) {
 		return nil

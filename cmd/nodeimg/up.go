@@ -90,6 +90,9 @@ func runUp(ctx context.Context, o upOptions, stdout, stderr io.Writer) error {
 	var result *cluster.Result
 	err = changeCluster(progress.WithSink(ctx, screen.Sink()), name, func(ctx context.Context, engine *dockerengine.Engine) (err error) {
 		o.cluster.Engine = engine
+		if err := cluster.CheckKubeconfig(path); err != nil {
+			return err
+		}
 		if o.cluster.Owner, err = lockOwner(ctx); err != nil {
 			return err
 		}

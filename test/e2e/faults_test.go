@@ -35,6 +35,12 @@ func TestE2EFaults(t *testing.T) {
 	}
 	reached("names taken")
 
+	broken := filepath.Join(t.TempDir(), "broken")
+	if err := os.WriteFile(broken, []byte("{not: [yaml"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.refused(2, "mend it", "up", clusterImage, "--name", "other", "--privileged", "--kubeconfig", broken)
+
 	l.refused(2, "not a node image", "up", l.emptyImage("not-a-node"), "--name", "other", "--privileged")
 	for version, reason := range map[string]string{"v1.99.0": "must not be newer", "v1.30.1": "three minor releases older"} {
 		image := l.emptyImage("skewed-"+version, "--change", "LABEL dev.nodeimg.kubernetes="+version)
