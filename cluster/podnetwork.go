@@ -1,10 +1,15 @@
 package cluster
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"github.com/nodeimg/nodeimg/cluster/config"
+	"github.com/nodeimg/nodeimg/internal/dockerengine"
+	"github.com/nodeimg/nodeimg/recipes"
 )
 
 // flannelConfig is the field with flannel's configuration in its ConfigMap
@@ -45,4 +50,20 @@ func withPodSubnet(manifest, subnets string) (string, error) {
 		return encode(list...)
 	}
 	return "", fmt.Errorf("giving pods addresses of %s: %s has no configuration of flannel; leave podSubnet out, or choose another cni", subnets, podNetworkManifest)
+}
+
+// checkPodNetwork refuses a pod network that the image of the first control plane does not have.
+func checkPodNetwork(ctx context.Context, engine *dockerengine.Engine, spec config.Spec) error {
+	if spec.Networking.CNI != config.CNIFlannel {
+		return nil
+	}
+	image := spec.Members()[0].Image
+	found, err := engine.Inspect(ctx, image)
+	if err != nil {
+		return err
+	}
+	if has := found.Labels[recipes.LabelCNI]; has != config.CNIFlannel {
+		return recipes.InputErrorf("found the pod network flannel, which %s does not have: its recipe says cni.name %s; choose bridge or none, or another image", image, has)
+	}
+	return nil
 }

@@ -54,6 +54,8 @@ type maker struct {
 	// run marks what is made.
 	run   string
 	token string
+	// specs are the containers of the nodes.
+	specs []dockerengine.ContainerSpec
 	// controlPlanes and workers are the nodes; the first control plane begins the cluster.
 	controlPlanes, workers []*member
 	// balancer is nil with one control plane.
@@ -140,6 +142,12 @@ func (m *maker) check(ctx context.Context) error {
 	if err := checkImages(ctx, m.Engine, m.Config.Spec.Members()); err != nil {
 		return err
 	}
+	if err := checkPodNetwork(ctx, m.Engine, m.Config.Spec); err != nil {
+		return err
+	}
+	if m.specs, err = m.containers(ctx); err != nil {
+		return err
+	}
 	found, err := List(ctx, m.Engine, m.name)
 	if err != nil || len(found) == 0 {
 		return err
@@ -165,10 +173,7 @@ func (m *maker) create(ctx context.Context) error {
 			}
 			api = netip.AddrPortFrom(api.Addr(), port)
 		}
-		specs, err := m.containers(ctx)
-		if err != nil {
-			return err
-		}
+		specs := m.specs
 		controlPlanes, nodes := m.Config.Spec.ControlPlanes.Count(), len(specs)
 		if controlPlanes == 1 {
 			specs[0].Publish = append(specs[0].Publish, dockerengine.PublishedPort{Host: api, Container: apiPort})
