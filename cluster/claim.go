@@ -29,7 +29,7 @@ func markName(cluster string) string  { return networkName(cluster) + "-complete
 // claim makes the cluster the run's. An Engine has one volume of a name and tells who comes second about the first one's labels, so of any
 // two, on whatever hosts, one gets the cluster. The error of the other one is a *recipes.InputError.
 func claim(ctx context.Context, engine *dockerengine.Engine, cluster, owner, run string) error {
-	err := engine.CreateVolume(ctx, claimName(cluster), map[string]string{LabelCluster: cluster, LabelOwner: owner, labelRun: run})
+	err := engine.CreateVolume(context.WithoutCancel(ctx), claimName(cluster), map[string]string{LabelCluster: cluster, LabelOwner: owner, labelRun: run})
 	if taken := new(dockerengine.TakenError); !errors.As(err, &taken) {
 		return err
 	}

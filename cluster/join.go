@@ -35,7 +35,8 @@ func startAll(ctx context.Context, engine *dockerengine.Engine, run string, wait
 		members[i] = n
 		spec.Labels[labelRun] = run
 		group.Go(func() (err error) {
-			if n.id, err = engine.CreateContainer(groupCtx, spec); err != nil {
+			// The Engine goes on with what nobody waits for any more, and makes a container after all others were removed.
+			if n.id, err = engine.CreateContainer(context.WithoutCancel(groupCtx), spec); err != nil {
 				return because(err, "it is not this cluster's; remove it, or name the cluster otherwise")
 			}
 			return because(engine.StartContainer(groupCtx, n.id), "choose another one with --api-port")

@@ -35,7 +35,7 @@ func (m *maker) makeNetwork(ctx context.Context) error {
 	if dual {
 		spec.IPv6 = uniqueLocal()
 	}
-	return because(m.Engine.CreateNetwork(ctx, spec), "it is not this cluster's; remove it or choose another --name")
+	return because(m.Engine.CreateNetwork(context.WithoutCancel(ctx), spec), "it is not this cluster's; remove it or choose another --name")
 }
 
 // uniqueLocal is an IPv6 subnet that nobody else is likely to have (RFC 4193).

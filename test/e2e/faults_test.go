@@ -51,14 +51,14 @@ func TestE2EFaults(t *testing.T) {
 	}
 	reached("images refused")
 
-	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
-		status, said := l.stepwise(func(_ int, step string, process *os.Process) {
-			if strings.Contains(step, "boot") {
+	for step, signal := range map[string]syscall.Signal{"[create]": syscall.SIGINT, "boot": syscall.SIGTERM} {
+		status, said := l.stepwise(func(_ int, begun string, process *os.Process) {
+			if strings.Contains(begun, step) {
 				_ = process.Signal(signal)
 			}
-		}, "up", clusterImage, "--name", "interrupted", "--privileged")
+		}, "up", "--config", workerOf(t, clusterImage), "--name", "interrupted", "--privileged")
 		if status != 1 || said != "Error: interrupted\n" {
-			t.Errorf("%s: exit status %d, want 1 and that it was interrupted in\n%s", signal, status, said)
+			t.Errorf("%s at %s: exit status %d, want 1 and that it was interrupted in\n%s", signal, step, status, said)
 		}
 		if after := l.has(); after != before {
 			t.Errorf("an interrupted up has left something:\n%s\nbefore:\n%s", after, before)
