@@ -18,7 +18,9 @@ const (
 	shippedConfig = "/etc/nodeimg/kubeadm.yaml"
 	// podNetworkManifest is the pod network of the image; it is not there with cni.name bridge or none.
 	podNetworkManifest = "/usr/share/nodeimg/manifests/cni.yaml"
-	adminConfig        = "/etc/kubernetes/admin.conf"
+	// storageManifest is the default StorageClass of the image; it is not there with storage.name none.
+	storageManifest = "/usr/share/nodeimg/manifests/storage.yaml"
+	adminConfig     = "/etc/kubernetes/admin.conf"
 	// initConfigPath, joinConfigPath and discoveryPath hold the token and lie in memory.
 	initConfigPath = "/run/nodeimg/kubeadm-init.yaml"
 	joinConfigPath = "/run/nodeimg/kubeadm-join.yaml"
@@ -125,6 +127,9 @@ func joinConfig(shipped, token string, as joining) (string, error) {
 		"nodeRegistration": initial["nodeRegistration"],
 		// A file needs no wait until the cluster has published its own description.
 		"discovery": document{"file": document{"kubeConfigPath": discoveryPath}, "tlsBootstrapToken": token},
+	}
+	if patches, ok := initial["patches"]; ok {
+		join["patches"] = patches
 	}
 	if as.role == RoleControlPlane {
 		join["controlPlane"] = document{"localAPIEndpoint": initial["localAPIEndpoint"]}

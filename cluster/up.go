@@ -100,7 +100,7 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 		return nil, err
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.Go(func() error { return m.podNetwork(groupCtx) })
+	group.Go(func() error { return m.manifests(groupCtx) })
 	group.Go(func() error { return m.joinAll(groupCtx, config) })
 	if err := group.Wait(); err != nil {
 		return nil, err
@@ -260,18 +260,24 @@ func (m *maker) init(ctx context.Context) (config string, err error) {
 	return config, err
 }
 
-// podNetwork applies the image's own manifest, unless the nodes connect their pods themselves or not at all.
-func (m *maker) podNetwork(ctx context.Context) error {
-	step := progress.Start(ctx, "[%s] pod network", m.controlPlanes[0].name)
+// manifests applies the image's own: the pod network, unless the nodes connect their pods themselves or not at all, and the StorageClass,
+// for whose provisioner nothing waits but volumes.
+func (m *maker) manifests(ctx context.Context) error {
+	first := m.controlPlanes[0]
+	step := progress.Start(ctx, "[%s] pod network and storage", first.name)
 	return step.Done(func() error {
-		manifest, err := m.controlPlanes[0].exec(ctx, "sh", "-c", `[ ! -e "$0" ] || `+otherNetwork+` || cat "$0"`, podNetworkManifest)
-		if err != nil || manifest == "" {
+		network, err := first.exec(ctx, "sh", "-c", `[ ! -e "$0" ] || `+otherNetwork+` || cat "$0"`, podNetworkManifest)
+		if err == nil && network != "" {
+			network, err = withPodSubnet(network, m.Config.Spec.Networking.PodSubnet)
+		}
+		if err != nil {
 			return err
 		}
-		if manifest, err = withPodSubnet(manifest, m.Config.Spec.Networking.PodSubnet); err != nil {
+		storage, err := first.exec(ctx, "sh", "-c", `[ ! -e "$0" ] || cat "$0"`, storageManifest)
+		if err != nil || network+storage == "" {
 			return err
 		}
-		_, err = m.Engine.Exec(ctx, m.controlPlanes[0].id, strings.NewReader(manifest), func(line string) { step.Log("%s", line) },
+		_, err = m.Engine.Exec(ctx, first.id, strings.NewReader(network+"\n---\n"+storage), func(line string) { step.Log("%s", line) },
 			"kubectl", "--kubeconfig", adminConfig, "create", "-f", "-")
 		return err
 	}())

@@ -288,6 +288,9 @@ func imageField(recipe recipes.Recipe, image recipes.LockedImage) string {
 	if image.Role == recipes.RoleCNI {
 		return "spec.cni"
 	}
+	if image.Role == recipes.RoleStorage {
+		return "spec.storage"
+	}
 	return "spec.preload.controlPlane"
 }
 

@@ -38,6 +38,7 @@ var variants = map[string]string{
 	"minimal":          fmt.Sprintf(source, "v1.34.10"),
 	"kubernetes-130":   fmt.Sprintf(source, "v1.30.2"),
 	"no-cni":           fmt.Sprintf(source, "v1.34.10") + "  cni: {name: none}\n",
+	"no-storage":       fmt.Sprintf(source, "v1.34.10") + "  storage: {name: none}\n",
 	"bridge":           fmt.Sprintf(source, "v1.34.10") + "  cni: {name: bridge}\n",
 	"modules":          fmt.Sprintf(source, "v1.34.10")[:len(fmt.Sprintf(source, "v1.34.10"))-len("  platforms: [linux/amd64]\n")] + "  base: {from: packages}\n  platforms: [linux/amd64]\n",
 	"run":              fmt.Sprintf(source, "v1.34.10") + "  run:\n    - echo one\n    - |\n      set -x\n      echo \"two $HOME\" NODEIMG\n",
@@ -90,6 +91,9 @@ func lockFor(r recipes.Recipe) recipes.Lock {
 		if r.Spec.Kubernetes.Source == recipes.SourceRelease {
 			image("ghcr.io/flannel-io/flannel-cni-plugin:v1.9.1-flannel1", recipes.RoleCNI, recipes.ImageSource{})
 		}
+	}
+	if all := r.Spec.Preload.ControlPlane; r.Spec.Storage.Name == recipes.StorageLocalPath && (all == nil || *all) {
+		image("docker.io/rancher/local-path-provisioner:v0.0.30", recipes.RoleStorage, recipes.ImageSource{})
 	}
 	for _, src := range r.Spec.Preload.Images {
 		image(src.Registry, recipes.RoleUser, src)

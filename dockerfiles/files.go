@@ -32,11 +32,13 @@ const (
 	kubeadmPath     = "usr/share/nodeimg/kubeadm.yaml"
 	cniPath         = "usr/share/nodeimg/manifests/cni.yaml"
 	cniChoicePath   = "usr/share/nodeimg/cni"
+	storagePath     = "usr/share/nodeimg/manifests/storage.yaml"
 	containerdPath  = "etc/containerd/config.toml"
 	crictlPath      = "etc/crictl.yaml"
 	kubeletPath     = "etc/default/kubelet"
 	kindVersionPath = "kind/version"
 	kindCNIPath     = "kind/manifests/default-cni.yaml"
+	kindStoragePath = "kind/manifests/default-storage.yaml"
 )
 
 // embeddedFiles returns the embedded files below dir, with prefix in front of their paths. Shell files are executable, nothing else is.
@@ -127,6 +129,11 @@ func nodeFiles(recipe recipes.Recipe, lock recipes.Lock, runtime criRuntime) ([]
 	}
 	if recipe.Spec.CNI.Name == recipes.CNIBridge {
 		if err := add(kindCNIPath, "bridge.yaml.tmpl", nil); err != nil {
+			return nil, err
+		}
+	}
+	if image, ok := lock.Image(recipes.RoleStorage); ok {
+		if err := errors.Join(add(storagePath, "storage.yaml.tmpl", image), add(kindStoragePath, "storage.yaml.tmpl", image)); err != nil {
 			return nil, err
 		}
 	}

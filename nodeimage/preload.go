@@ -335,6 +335,8 @@ func warnings(change *change) []string {
 			who = "kubeadm's control plane needs it"
 		case recipes.RoleCNI:
 			who = "the pod network needs it"
+		case recipes.RoleStorage:
+			who = "the default StorageClass needs it"
 		default:
 			continue
 		}

@@ -39,6 +39,7 @@ func HostPlatform() string { return "linux/" + runtime.GOARCH }
 //	spec.cri.version           DefaultContainerdVersion, DefaultDockerVersion (ReleasedDockerVersion with source release) or
 //	                           DefaultCRIOVersion
 //	spec.cni.name              flannel
+//	spec.storage.name          local-path
 //	spec.preload.controlPlane  true
 //	spec.preload.engine        auto
 //	spec.preload.layout        unpacked with engine direct, packed with engine inner
@@ -63,6 +64,7 @@ func (r *Recipe) Default() {
 	}
 	setDefault(&s.CRI.Version, defaultRuntimeVersions[s.CRI.Name])
 	setDefault(&s.CNI.Name, CNIFlannel)
+	setDefault(&s.Storage.Name, StorageLocalPath)
 	if s.Preload.ControlPlane == nil {
 		s.Preload.ControlPlane = new(true)
 	}

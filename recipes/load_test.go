@@ -109,7 +109,7 @@ func TestDefaults(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.want.Kubernetes = Kubernetes{Version: "v1.34.10", Source: SourceRelease}
-			test.want.CNI.Name = CNIFlannel
+			test.want.CNI.Name, test.want.Storage.Name = CNIFlannel, StorageLocalPath
 			test.want.Preload = Preload{ControlPlane: new(true), Engine: EngineAuto, Layout: LayoutUnpacked, MaxLayers: DefaultMaxLayers}
 			test.want.Platforms = []string{HostPlatform()}
 			if diff := cmp.Diff(test.want, loadText(t, minimal+test.more).Recipe.Spec); diff != "" {
@@ -146,6 +146,7 @@ func TestLoadFields(t *testing.T) {
 			Base:       Base{Distro: "ubuntu", Release: "22.04", From: FromPackages},
 			CRI:        CRI{Name: CRIContainerd, Version: "2.0.4"},
 			CNI:        CNI{Name: CNINone},
+			Storage:    Storage{Name: StorageNone},
 			Preload: Preload{ControlPlane: new(false), Engine: EngineInner, Layout: LayoutPacked, MaxLayers: DefaultMaxLayers, Images: []ImageSource{
 				{Registry: "docker.io/library/nginx:1.29"},
 				{Registry: "quay.io/a/b@sha256:" + strings.Repeat("0a", 32)},
@@ -179,6 +180,7 @@ spec:
   base: {distro: ubuntu, release: "22.04", from: packages}
   cri: {name: containerd, version: !!str 2.0.4}
   cni: {name: none}
+  storage: {name: none}
   preload:
     controlPlane: False
     engine: inner

@@ -109,6 +109,7 @@ const (
 	RoleDNS          ImageRole = "dns"
 	RoleSandbox      ImageRole = "sandbox"
 	RoleCNI          ImageRole = "cni"
+	RoleStorage      ImageRole = "storage"
 	RoleUser         ImageRole = "user"
 )
 

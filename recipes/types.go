@@ -34,6 +34,8 @@ type Spec struct {
 	CRI CRI `json:"cri,omitzero"`
 	// CNI selects the pod network whose manifest and images are baked in.
 	CNI CNI `json:"cni,omitzero"`
+	// Storage selects the default StorageClass whose manifest and image are baked in.
+	Storage Storage `json:"storage,omitzero"`
 	// Preload lists the container images that lie ready in the node.
 	Preload Preload `json:"preload,omitzero"`
 	// Packages are extra distribution packages by name.
@@ -134,10 +136,25 @@ const (
 	CNINone    CNIName = "none"
 )
 
+// Storage selects the default StorageClass.
+type Storage struct {
+	// Name is local-path, whose volumes are folders of the node that runs the pod, or none; the default is local-path.
+	Name StorageName `json:"name,omitempty" jsonschema:"enum=local-path,enum=none,default=local-path"`
+}
+
+// StorageName is what provides volumes.
+type StorageName string
+
+// The providers of volumes that a recipe can name.
+const (
+	StorageLocalPath StorageName = "local-path"
+	StorageNone      StorageName = "none"
+)
+
 // Preload lists the container images that lie ready in the node.
 type Preload struct {
-	// ControlPlane preloads what kubeadm and the pod network need; the default is true. Without it the pod network's manifest is left out
-	// too; the pod sandbox's image is always preloaded.
+	// ControlPlane preloads what kubeadm, the pod network and the StorageClass need; the default is true. Without it their manifests are left
+	// out too; the pod sandbox's image is always preloaded.
 	ControlPlane *bool `json:"controlPlane,omitempty" jsonschema:"default=true"`
 	// Images are further images.
 	Images []ImageSource `json:"images,omitempty"`

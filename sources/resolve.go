@@ -202,7 +202,7 @@ func (r *resolution) kubernetes(ctx context.Context, universe *packages.Universe
 	spec := r.recipe.Spec
 	if spec.Kubernetes.Source == recipes.SourceModules {
 		made, err := modules.Resolve(ctx, r.options.Cache, modules.Request{
-			Kubernetes: spec.Kubernetes.Version, CRI: spec.CRI, Platform: r.platform, CNI: spec.CNI.Name, Epoch: r.options.Epoch,
+			Kubernetes: spec.Kubernetes.Version, CRI: spec.CRI, Platform: r.platform, CNI: spec.CNI.Name, Storage: spec.Storage.Name, Epoch: r.options.Epoch,
 			ToolsLayer: r.toolsLayer(universe),
 		})
 		if err != nil {
@@ -211,7 +211,7 @@ func (r *resolution) kubernetes(ctx context.Context, universe *packages.Universe
 		return parts{programs: made.Parts, images: made.Images, modules: made.Modules}, nil
 	}
 	programs, references, err := release.Resolve(ctx, r.client, release.Request{
-		Kubernetes: spec.Kubernetes.Version, CRI: spec.CRI, Platform: r.platform, CNI: spec.CNI.Name,
+		Kubernetes: spec.Kubernetes.Version, CRI: spec.CRI, Platform: r.platform, CNI: spec.CNI.Name, Storage: spec.Storage.Name,
 	})
 	if err != nil {
 		return parts{}, err

@@ -28,6 +28,8 @@ type Request struct {
 	Platform string
 	// CNI selects the pod network; only flannel has anything to compile.
 	CNI recipes.CNIName
+	// Storage selects what provides volumes; only local-path has anything to compile.
+	Storage recipes.StorageName
 	// ToolsLayer yields the deterministic layer with iptables, nft, conntrack and a shell that kube-proxy and flannel run on.
 	ToolsLayer func(context.Context) (v1.Layer, error)
 	// Epoch is the time stamp of files and image configurations, with a resolution of one second; the zero value is 1970-01-01.

@@ -22,7 +22,9 @@ const (
 	// FlannelPluginVersion is the last release of the CNI plugins that contains the flannel plugin; it speaks CNI up to 0.4.0.
 	FlannelPluginVersion = "v0.9.1"
 	FlannelVersion       = "v0.28.4"
-	CRIToolsVersion      = "v1.36.0"
+	// LocalPathVersion is that of the provisioner of volumes on the nodes' own disks.
+	LocalPathVersion = "v0.0.30"
+	CRIToolsVersion  = "v1.36.0"
 	// CRIDockerdVersion is the adapter through which the kubelet speaks to the Docker Engine.
 	CRIDockerdVersion = "v0.4.0"
 	// PauseVersion counts the versions of nodeimg's own pause program.
@@ -172,6 +174,9 @@ func projectsFor(req Request) []project {
 	if req.CNI == recipes.CNIFlannel {
 		projects = append(projects, flannelProjects()...)
 	}
+	if req.Storage == recipes.StorageLocalPath {
+		projects = append(projects, localPath())
+	}
 	return projects
 }
 
@@ -218,6 +223,18 @@ func flannelProjects() []project {
 	}
 }
 
+// localPath makes volumes of folders of the nodes.
+func localPath() project {
+	const root = "github.com/rancher/local-path-provisioner"
+	return project{
+		name: "local-path-provisioner", version: LocalPathVersion, modules: []string{root},
+		stamps: stampVersion("main.VERSION"), programs: []program{{pkg: root}},
+	}
+}
+
+// LocalPathImage is what the image of the provisioner is called (its deploy/local-path-storage.yaml).
+const LocalPathImage = "docker.io/rancher/local-path-provisioner:" + LocalPathVersion
+
 // imagesFor lists the images that req needs. Paths of programs are upstream's: kubeadm's manifests rely on them.
 func imagesFor(req Request) []image {
 	component := func(name string, bindService bool) image {
@@ -261,6 +278,14 @@ func imagesFor(req Request) []image {
 			reference: "ghcr.io/flannel-io/flannel:" + FlannelVersion, role: recipes.RoleCNI,
 			title: "flannel", version: FlannelVersion, tools: true, entrypoint: []string{"/opt/bin/flanneld"},
 			files: []imageFile{{program: "flannel/flannel", path: "/opt/bin/flanneld"}},
+		})
+	}
+	if req.Storage == recipes.StorageLocalPath {
+		// The tools are there for the pods that make and remove the folders: they run this image too.
+		images = append(images, image{
+			reference: LocalPathImage, role: recipes.RoleStorage,
+			title: "local-path-provisioner", version: LocalPathVersion, tools: true, entrypoint: []string{"/usr/bin/local-path-provisioner"},
+			files: []imageFile{{program: "local-path-provisioner/local-path-provisioner", path: "/usr/bin/local-path-provisioner"}},
 		})
 	}
 	return images

@@ -15,8 +15,8 @@ import (
 // TestTable checks that the images of every kind of request are made of programs that it compiles, at paths and under names that hold.
 func TestTable(t *testing.T) {
 	for _, req := range []Request{
-		{Kubernetes: "v1.34.10", CRI: recipes.CRI{Name: recipes.CRIContainerd, Version: "2.4.2"}, CNI: recipes.CNIFlannel},
-		{Kubernetes: "v1.36.3", CRI: recipes.CRI{Name: recipes.CRIContainerd, Version: "2.4.2"}, CNI: recipes.CNINone},
+		{Kubernetes: "v1.34.10", CRI: recipes.CRI{Name: recipes.CRIContainerd, Version: "2.4.2"}, CNI: recipes.CNIFlannel, Storage: recipes.StorageLocalPath},
+		{Kubernetes: "v1.36.3", CRI: recipes.CRI{Name: recipes.CRIContainerd, Version: "2.4.2"}, CNI: recipes.CNIBridge, Storage: recipes.StorageNone},
 		{Kubernetes: "v1.37.0-rc.1", CNI: recipes.CNIFlannel},
 		{Kubernetes: "v1.34.10", CRI: recipes.CRI{Name: recipes.CRIDocker, Version: "28.5.2"}, CNI: recipes.CNIFlannel},
 		{Kubernetes: "v1.34.10", CRI: recipes.CRI{Name: recipes.CRICRIO, Version: "1.36.3"}, CNI: recipes.CNIFlannel},
@@ -51,6 +51,9 @@ func TestTable(t *testing.T) {
 			want := map[recipes.ImageRole]int{recipes.RoleControlPlane: 4, recipes.RoleEtcd: 1, recipes.RoleDNS: 1, recipes.RoleSandbox: 1}
 			if req.CNI == recipes.CNIFlannel {
 				want[recipes.RoleCNI] = 1
+			}
+			if req.Storage == recipes.StorageLocalPath {
+				want[recipes.RoleStorage] = 1
 			}
 			if diff := cmp.Diff(want, roles); diff != "" {
 				t.Errorf("roles (-want +got):\n%s", diff)
@@ -101,11 +104,12 @@ func TestRuntimePrograms(t *testing.T) {
 // TestUpstreamTagsAreTruthful guards the rule that a tag of upstream's is used only for what was compiled from that version alone.
 func TestUpstreamTagsAreTruthful(t *testing.T) {
 	var names []string
-	for _, img := range imagesFor(Request{Kubernetes: "v1.34.10", CNI: recipes.CNIFlannel}) {
+	for _, img := range imagesFor(Request{Kubernetes: "v1.34.10", CNI: recipes.CNIFlannel, Storage: recipes.StorageLocalPath}) {
 		names = append(names, img.reference)
 	}
 	slices.Sort(names)
 	want := []string{
+		"docker.io/rancher/local-path-provisioner:v0.0.30",
 		"ghcr.io/flannel-io/flannel:v0.28.4",
 		"registry.k8s.io/coredns/coredns:v1.15.0-nodeimg",
 		"registry.k8s.io/etcd:3.6.16-nodeimg",

@@ -24,16 +24,20 @@ import (
 )
 
 // toolsFormat is part of the content key; it changes whenever the same packages would give another layer.
-const toolsFormat = "2"
+const toolsFormat = "3"
 
-// toolNames are what images of network programs need: packet filters of both kinds, module loading and a shell for the wrapper.
-var toolNames = []string{"conntrack", "dash", "ipset", "iptables", "kmod", "nftables"}
+// toolNames are what images of node programs need: packet filters of both kinds, module loading, and a shell with what scripts of
+// local-path-provisioner call.
+var toolNames = []string{"busybox-static", "conntrack", "dash", "ipset", "iptables", "kmod", "nftables"}
 
 // unneededTools are packages that only maintainer scripts need, and none is run in a tools layer.
 var unneededTools = []string{"debconf", "debianutils", "dpkg", "perl-base"}
 
 //go:embed iptables-wrapper.sh
 var iptablesWrapper []byte
+
+// shellPrograms are those of busybox's programs that scripts call.
+var shellPrograms = []string{"mkdir", "rm"}
 
 // wrapperPath is where the wrapper lies in the layer; wrapped are the names under which it is called.
 const wrapperPath = "usr/sbin/iptables-wrapper"
@@ -101,6 +105,9 @@ func packTools(ctx context.Context, c *cache.Cache, packages []recipes.LockedPac
 	tree[wrapperPath] = entry{header: &tar.Header{Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(iptablesWrapper)), ModTime: epoch}, content: iptablesWrapper}
 	for _, name := range wrapped {
 		tree["usr/sbin/"+name] = entry{header: &tar.Header{Typeflag: tar.TypeSymlink, Linkname: path.Base(wrapperPath), Mode: 0o777, ModTime: epoch}}
+	}
+	for _, name := range shellPrograms {
+		tree["usr/bin/"+name] = entry{header: &tar.Header{Typeflag: tar.TypeSymlink, Linkname: "busybox", Mode: 0o777, ModTime: epoch}}
 	}
 	for name, mode := range map[string]int64{"dev": 0o755, "proc": 0o555, "run": 0o755, "sys": 0o555, "tmp": 0o1777} {
 		tree[name] = entry{header: &tar.Header{Typeflag: tar.TypeDir, Mode: mode, ModTime: epoch}}

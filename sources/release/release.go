@@ -37,6 +37,8 @@ type Request struct {
 	Platform string
 	// CNI selects the pod network, whose images are named too; flannel has some, bridge and none have not.
 	CNI recipes.CNIName
+	// Storage selects what provides volumes, whose image is named too; none has none.
+	Storage recipes.StorageName
 }
 
 // ImageRef is an image that the node needs.
@@ -84,6 +86,9 @@ func Resolve(ctx context.Context, client *fetch.Client, req Request) ([]recipes.
 	parts := slices.Concat(found...)
 	slices.SortFunc(parts, func(a, b recipes.LockedPart) int { return strings.Compare(a.Path, b.Path) })
 	images = append(images, podNetwork...)
+	if req.Storage == recipes.StorageLocalPath {
+		images = append(images, ImageRef{Reference: modules.LocalPathImage, Role: recipes.RoleStorage})
+	}
 	slices.SortFunc(images, func(a, b ImageRef) int { return strings.Compare(a.Reference, b.Reference) })
 	return parts, images, nil
 }

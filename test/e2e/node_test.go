@@ -181,8 +181,8 @@ func must(t *testing.T, n *node.Node, command ...string) string {
 // checkImages compares what the runtime knows with the store.
 func checkImages(t *testing.T, n *node.Node) {
 	t.Helper()
-	if images := storePinned(t, n, runtimeImages(t, n)); images < 9 {
-		t.Errorf("the store holds %d images, want the seven of Kubernetes, flannel's and the user's", images)
+	if images := storePinned(t, n, runtimeImages(t, n)); images < 10 {
+		t.Errorf("the store holds %d images, want the seven of Kubernetes, flannel's, the provisioner's and the user's", images)
 	}
 }
 
