@@ -39,7 +39,7 @@ func startAll(ctx context.Context, engine *dockerengine.Engine, run string, wait
 			if n.id, err = engine.CreateContainer(context.WithoutCancel(groupCtx), spec); err != nil {
 				return because(err, "it is not this cluster's; remove it, or name the cluster otherwise")
 			}
-			return because(engine.StartContainer(groupCtx, n.id), "choose another one with --api-port")
+			return because(engine.StartContainer(groupCtx, n.id), "choose another one with --api-port or --publish")
 		})
 	}
 	return members, group.Wait()

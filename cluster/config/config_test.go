@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"sigs.k8s.io/yaml"
 
 	"github.com/nodeimg/nodeimg/recipes"
 )
@@ -23,7 +26,7 @@ func load(t *testing.T, text string) Cluster {
 	return document.Value
 }
 
-// TestExample holds that the example is right, and that a valid description stays as it is.
+// TestExample holds that the example is right, by the schema too, and that a valid description stays as it is.
 func TestExample(t *testing.T) {
 	document, err := Load("../../examples/cluster.yaml", nil)
 	if err != nil {
@@ -36,6 +39,29 @@ func TestExample(t *testing.T) {
 	}
 	if err := again.Validate(); err != nil {
 		t.Error(err)
+	}
+	schema, err := jsonschema.UnmarshalJSON(bytes.NewReader(Schema()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	compiler := jsonschema.NewCompiler()
+	if err := compiler.AddResource("schema.json", schema); err != nil {
+		t.Fatal(err)
+	}
+	compiled, err := compiler.Compile("schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("../../examples/cluster.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var value any
+	if err := yaml.Unmarshal(text, &value); err != nil {
+		t.Fatal(err)
+	}
+	if err := compiled.Validate(value); err != nil {
+		t.Errorf("the schema refuses the example: %v", err)
 	}
 	if got := document.Value.Spec.Image; !filepath.IsAbs(got) || filepath.Base(got) != "k8s-node.yaml" {
 		t.Errorf("the recipe's path became %q", got)

@@ -25,8 +25,8 @@ func newResizeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "resize [--name NAME] --workers N",
 		Short: "Change how many workers a cluster has",
-		Long: "Make or remove workers of a cluster until it has as many as given. New ones are of the control plane's image, unless --image has\n" +
-			"another one, of the same or an older Kubernetes version; the command ends when they are Ready, and removes them when that fails.\n\n" +
+		Long: "Make or remove workers of a cluster until it has as many as given. New ones are like the last group of workers that the cluster was\n" +
+			"described with, but for ports of this host. --image gives them another image, of the same or an older Kubernetes version; the command ends when they are Ready, and removes them when that fails.\n\n" +
 			"The workers with the highest numbers are removed, after their pods have moved elsewhere. Containers that never joined, because an\n" +
 			"earlier resize was killed, are removed first; a worker that has joined and is not Ready is waited for.",
 		Example: "  nodeimg resize --workers 3\n  nodeimg resize --name dev --workers 2 --image k8s-node:v1.33.6",
@@ -38,7 +38,7 @@ func newResizeCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&options.cluster.Name, "name", defaultCluster, "the cluster's name")
 	flags.IntVar(&options.cluster.Workers, "workers", 0, "nodes beside the control plane; without any, it takes all pods")
-	flags.StringVar(&options.image, "image", "", "node image of new workers: in the Docker Engine, a folder with an OCI layout, or an archive")
+	flags.StringVar(&options.image, "image", "", "node image of new workers, as for up, in place of that of the last group of workers")
 	flags.DurationVar(&options.cluster.Wait, "wait", 5*time.Minute, "how long new workers may take to be Ready, and pods to leave those that are removed")
 	flags.StringVar(&options.progress, "progress", "auto", "how to show progress: auto, tty, plain, rawjson or quiet")
 	flags.BoolVar(&options.timings, "timings", false, "print how long each step took")
