@@ -30,7 +30,7 @@ type imageStore struct {
 	plugin bool
 }
 
-// stores are those of the runtimes that take images while they run. Namespaces and labels are those of package preload, except that a
+// stores are those of the runtimes that keep images in containerd. Namespaces and labels are those of package preload, except that a
 // loaded image is not pinned: the kubelet may collect it.
 var stores = map[recipes.CRIName]imageStore{
 	recipes.CRIContainerd: {namespace: "k8s.io", labels: []string{"io.cri-containerd.image=managed"}, plugin: true},
@@ -69,6 +69,9 @@ func (s imageStore) names(image imageContent) ([]ocispec.Descriptor, error) {
 	return list, nil
 }
 
+// imageName is the name of an entry.
+func imageName(d ocispec.Descriptor) string { return d.Annotations[images.AnnotationImageName] }
+
 // index is an index.json with the names of the images.
 func (s imageStore) index(list []imageContent) (ocispec.Index, error) {
 	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
@@ -92,7 +95,7 @@ type held struct {
 // has says whether every name is there, names the same, and is whole.
 func (h held) has(index ocispec.Index) (lacking string, ok bool) {
 	for _, d := range index.Manifests {
-		if name := d.Annotations[images.AnnotationImageName]; h.whole[name] != d.Digest {
+		if name := imageName(d); h.whole[name] != d.Digest {
 			return name, false
 		}
 	}
@@ -114,7 +117,7 @@ func parseHeld(content, check string) held {
 	return h
 }
 
-// loading brings images into one node.
+// loading brings images into one node whose runtime keeps them in containerd.
 type loading struct {
 	engine *dockerengine.Engine
 	cache  *cache.Cache
@@ -211,7 +214,7 @@ func (l *loading) send(ctx context.Context, blobs []ocispec.Descriptor, index oc
 	return err
 }
 
-// visibleLimit is how long the CRI plugin may take to see what containerd has; it is told at once.
+// visibleLimit is how long a runtime may take to see what has been put into its store; it is told at once.
 const visibleLimit = time.Minute
 
 // visible waits until the kubelet can see the images.
@@ -219,20 +222,25 @@ func (l *loading) visible(ctx context.Context) error {
 	if !l.store.plugin {
 		return nil
 	}
-	limited, cancel := context.WithTimeoutCause(ctx, visibleLimit, fmt.Errorf("not within %s", visibleLimit))
-	defer cancel()
 	for _, image := range l.images {
-		for {
-			id, err := l.engine.Exec(limited, l.node.ID, nil, nil, "crictl", "inspecti", "-o", "go-template", "--template", "{{.status.id}}", image.Reference)
-			if strings.TrimSpace(id) == image.parts.Config.Digest.String() {
-				break
+		want := image.parts.Config.Digest
+		err := until(ctx, visibleLimit, func(ctx context.Context) error {
+			id, err := imageID(ctx, l.engine, l.node, image.Reference)
+			if err == nil && id != want.Encoded() {
+				err = fmt.Errorf("it is %s", id)
 			}
-			select {
-			case <-limited.Done():
-				return fmt.Errorf("waiting until crictl shows %s as %s: %w: %s", image.Reference, image.parts.Config.Digest, context.Cause(limited), errors.Join(err, errors.New(id)))
-			case <-time.After(poll):
-			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("waiting until crictl shows %s as %s: %w", image.Reference, want, err)
 		}
 	}
 	return nil
+}
+
+// imageID asks the node's CRI which image has the name, and returns its id without the algorithm, which not every runtime says. The error
+// is a *dockerengine.ExitError when there is none.
+func imageID(ctx context.Context, engine *dockerengine.Engine, n Node, name string) (string, error) {
+	id, err := engine.Exec(ctx, n.ID, nil, nil, "crictl", "inspecti", "-o", "go-template", "--template", "{{.status.id}}", name)
+	return strings.TrimPrefix(strings.TrimSpace(id), "sha256:"), err
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 
@@ -33,14 +34,15 @@ type LoadOptions struct {
 // Loaded tells what one node got.
 type Loaded struct {
 	Node string
-	// Sent and Present are the bytes of manifests, configs and layers that were sent to the node and that it had already.
+	// Sent and Present are the bytes that were sent to the node and those that it had already: of manifests, configs and layers, or of
+	// files when its runtime takes unpacked images.
 	Sent, Present int64
 }
 
-// Load brings images into every node of a running cluster, all nodes at once. A node gets only the blobs that it lacks, and none when it
+// Load brings images into every node of a running cluster, all nodes at once. A node gets only the layers that it lacks, and none when it
 // has the very same images. Images can be used when Load returns. An interrupted Load leaves no image that is not whole; what it sent is
-// collected by the nodes' own garbage collectors. The error is a *recipes.InputError when there is no such cluster or image, and when the
-// nodes' runtime takes no images. Nodes that got everything are reported also when others fail.
+// collected by the nodes' own garbage collectors, with CRI-O at once. The error is a *recipes.InputError when there is no such cluster or
+// image, and when the nodes' runtime takes no images. Nodes that got everything are reported also when others fail.
 func Load(ctx context.Context, o LoadOptions) ([]recipes.LockedImage, []Loaded, error) {
 	nodes, err := loadable(ctx, o)
 	if err != nil {
@@ -61,11 +63,21 @@ func Load(ctx context.Context, o LoadOptions) ([]recipes.LockedImage, []Loaded, 
 		}
 		contents = append(contents, content)
 	}
+	var trees []unpacked
+	if slices.ContainsFunc(nodes, func(n Node) bool { return runtime(n) == recipes.CRICRIO }) {
+		if trees, err = unpack(ctx, o.Sources.Cache, contents); err != nil {
+			return nil, nil, err
+		}
+	}
 	reports, errs := make([]Loaded, len(nodes)), make([]error, len(nodes))
 	var group sync.WaitGroup
 	for i, n := range nodes {
 		group.Go(func() {
-			reports[i], errs[i] = (&loading{engine: o.Engine, cache: o.Sources.Cache, node: n, store: stores[runtime(n)], images: contents}).run(ctx)
+			if runtime(n) == recipes.CRICRIO {
+				reports[i], errs[i] = (&crioLoading{engine: o.Engine, cache: o.Sources.Cache, node: n, images: trees}).run(ctx)
+			} else {
+				reports[i], errs[i] = (&loading{engine: o.Engine, cache: o.Sources.Cache, node: n, store: stores[runtime(n)], images: contents}).run(ctx)
+			}
 			if errs[i] != nil {
 				errs[i] = fmt.Errorf("loading images into node %s: %w", n.Name, errs[i])
 			}
@@ -104,8 +116,8 @@ func checkLoadable(nodes []Node) error {
 		return fmt.Errorf("nothing was loaded, because nodes do not run: %s; start them with nodeimg start --name %s", strings.Join(said, ", "), nodes[0].Labels[LabelCluster])
 	}
 	for _, n := range nodes {
-		if _, ok := stores[runtime(n)]; !ok {
-			return recipes.InputErrorf("node %s runs containers with %q, whose store a running node cannot load images into; add them to the node image with "+
+		if _, ok := stores[runtime(n)]; !ok && runtime(n) != recipes.CRICRIO {
+			return recipes.InputErrorf("node %s runs containers with %q, which this nodeimg cannot load images into; add them to the node image with "+
 				"nodeimg preload docker:%s -i SOURCE --load -t NAME, and make the cluster of that", n.Name, runtime(n), n.Image)
 		}
 	}

@@ -149,10 +149,10 @@ func TestCheckLoadable(t *testing.T) {
 		words []string
 		input bool
 	}{
-		{name: "running", nodes: []Node{node("a", "running", "containerd 2.4.2"), node("b", "running", "docker 28.5.2")}},
+		{name: "running", nodes: []Node{node("a", "running", "containerd 2.4.2"), node("b", "running", "docker 28.5.2"), node("c", "running", "crio 1.36.3")}},
 		{name: "stopped", nodes: []Node{node("a", "exited", "containerd 2.4.2"), node("b", "running", "containerd 2.4.2"), node("c", "paused", "containerd 2.4.2")},
 			words: []string{"a (exited), c (paused)", "nodeimg start --name some"}},
-		{name: "CRI-O", nodes: []Node{node("a", "running", "crio 1.36.3")}, words: []string{`"crio"`, "nodeimg preload docker:img"}, input: true},
+		{name: "other", nodes: []Node{node("a", "running", "other 1.0")}, words: []string{`"other"`, "nodeimg preload docker:img"}, input: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			err := checkLoadable(test.nodes)

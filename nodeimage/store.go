@@ -1,7 +1,6 @@
 package nodeimage
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -100,7 +99,12 @@ func runtimeFiles(ctx context.Context, c *cache.Cache, cri recipes.CRIName, imag
 		for _, f := range list {
 			files = append(files, file{path: recipes.AdditionalStorePath + "/" + f.Path, content: f.Content, link: f.Link})
 		}
-		return append(files, file{path: recipes.AdditionalStorePath + "/pinned.conf", content: pinned(images)}), err
+		var names []string
+		for _, image := range images {
+			names = append(names, image.Reference)
+		}
+		// The node links it into /etc/crio/crio.conf.d.
+		return append(files, file{path: recipes.AdditionalStorePath + "/pinned.conf", content: containers.Pinned(names)}), err
 	}
 	state, err := preload.Databases(ctx, c, cri, images, unpacked, epoch)
 	if err != nil {
@@ -112,22 +116,6 @@ func runtimeFiles(ctx context.Context, c *cache.Cache, cri recipes.CRIName, imag
 		files = append(files, file{path: recipes.DatabasesPath + "/snapshots/" + name, link: links[name]})
 	}
 	return files, nil
-}
-
-// pinned is the part of CRI-O's configuration that keeps the kubelet from collecting the images (crio.conf(5), pinned_images); the node
-// links it into /etc/crio/crio.conf.d.
-func pinned(images []recipes.LockedImage) []byte {
-	var b bytes.Buffer
-	b.WriteString("[crio.image]\npinned_images = [\n")
-	var references []string
-	for _, image := range images {
-		references = append(references, image.Reference)
-	}
-	for _, reference := range slices.Sorted(slices.Values(references)) {
-		fmt.Fprintf(&b, "  %q,\n", reference)
-	}
-	b.WriteString("]\n")
-	return b.Bytes()
 }
 
 // appendTo puts the store on top of image, some of whose layers hold preloaded images already.

@@ -33,7 +33,14 @@ type File struct {
 // configs must be in the cache. What has no time of its own gets epoch. The same images, snapshots and epoch, in any order, give the same
 // files. The error is a *recipes.InputError for an image whose tree is not there: CRI-O unpacks nothing that lies in the node image.
 func Files(c *cache.Cache, locked []recipes.LockedImage, unpacked []trees.Snapshot, epoch time.Time) ([]File, error) {
-	s := &store{cache: c, epoch: epoch.UTC(), snapshots: map[digest.Digest]trees.Snapshot{}, images: map[string]*image{}, owners: map[string]string{}}
+	return FilesOver(c, locked, unpacked, func(chain digest.Digest) string { return recipes.SnapshotsPath + "/" + chain.Encoded() }, epoch)
+}
+
+// FilesOver is Files for trees that lie anywhere: folder is the absolute path of the folder with a snapshot's tree.
+func FilesOver(c *cache.Cache, locked []recipes.LockedImage, unpacked []trees.Snapshot, folder func(chain digest.Digest) string, epoch time.Time) ([]File, error) {
+	s := &store{
+		cache: c, epoch: epoch.UTC(), folder: folder, snapshots: map[digest.Digest]trees.Snapshot{}, images: map[string]*image{}, owners: map[string]string{},
+	}
 	for _, snapshot := range unpacked {
 		if known, ok := s.snapshots[snapshot.ChainID]; ok && known != snapshot {
 			return nil, fmt.Errorf("writing CRI-O's image store: snapshot %s is there twice, as %+v and %+v", snapshot.ChainID, known, snapshot)
@@ -59,6 +66,7 @@ func Files(c *cache.Cache, locked []recipes.LockedImage, unpacked []trees.Snapsh
 type store struct {
 	cache     *cache.Cache
 	epoch     time.Time
+	folder    func(chain digest.Digest) string
 	snapshots map[digest.Digest]trees.Snapshot
 	// images by their ids.
 	images map[string]*image
@@ -116,7 +124,7 @@ func (s *store) top(parts preload.Parts) (string, error) {
 	if _, ok := s.snapshots[chain]; !ok {
 		return "", recipes.InputErrorf("it lies in the node image packed, and CRI-O runs images only that lie there unpacked; preload it with layout %s, or choose another cri", recipes.LayoutUnpacked)
 	}
-	return layerID(chain), nil
+	return LayerID(chain), nil
 }
 
 // created is when the config says that the image was made, else epoch.
@@ -138,7 +146,7 @@ func (s *store) files() ([]File, error) {
 	var files []File
 	for _, l := range layers {
 		records = append(records, l.record(s.epoch))
-		files = append(files, l.files()...)
+		files = append(files, l.files(s.folder(l.ChainID))...)
 	}
 	images := []imageRecord{}
 	for _, made := range s.sortedImages() {

@@ -11,7 +11,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/nodeimg/nodeimg/preload/trees"
-	"github.com/nodeimg/nodeimg/recipes"
 )
 
 const (
@@ -42,9 +41,9 @@ type layer struct {
 	lower []string
 }
 
-// layerID names the layer of a snapshot. It is not the chain id: of that the library makes the ids of layers that it pulls
+// LayerID is the id of the layer that a store has of the snapshot. It is not the chain id: of that the library makes the ids of layers that it pulls
 // (image/v5/storage/storage_dest.go, layerID), and would put what it pulls later on a tree that may hold more than its own layers.
-func layerID(chain digest.Digest) string {
+func LayerID(chain digest.Digest) string {
 	return digest.FromString("nodeimg layer " + chain.String()).Encoded()
 }
 
@@ -98,20 +97,20 @@ func (s *store) layers() ([]layer, error) {
 }
 
 func (l layer) record(epoch time.Time) layerRecord {
-	r := layerRecord{ID: layerID(l.ChainID), Created: epoch, UncompressedDigest: diffDigest(l.ChainID), UncompressedSize: l.Size}
+	r := layerRecord{ID: LayerID(l.ChainID), Created: epoch, UncompressedDigest: diffDigest(l.ChainID), UncompressedSize: l.Size}
 	if l.Parent != "" {
-		r.Parent = layerID(l.Parent)
+		r.Parent = LayerID(l.Parent)
 	}
 	return r
 }
 
 // files are what the overlay driver has of the layer; its tree is a link, as that of a layer which lies elsewhere (overlay.go, CreateAs).
-func (l layer) files() []File {
-	folder := driver + "/" + layerID(l.ChainID)
+func (l layer) files(tree string) []File {
+	folder := driver + "/" + LayerID(l.ChainID)
 	files := []File{
-		{Path: folder + "/diff", Link: recipes.SnapshotsPath + "/" + l.ChainID.Encoded() + "/fs"},
+		{Path: folder + "/diff", Link: tree + "/fs"},
 		{Path: folder + "/link", Content: []byte(linkName(l.ChainID))},
-		{Path: driver + "/" + linksFolder + "/" + linkName(l.ChainID), Link: "../" + layerID(l.ChainID) + "/diff"},
+		{Path: driver + "/" + linksFolder + "/" + linkName(l.ChainID), Link: "../" + LayerID(l.ChainID) + "/diff"},
 	}
 	if len(l.lower) > 0 {
 		lower := make([]string, len(l.lower))

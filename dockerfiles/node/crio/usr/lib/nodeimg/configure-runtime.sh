@@ -9,9 +9,10 @@ if ! (echo -998 >/proc/self/oom_score_adj) 2>/dev/null; then
 	sed -i 's|^\(runtime_path = \)"/usr/local/bin/runc"|\1"/usr/lib/nodeimg/runc.sh"|' /etc/crio/crio.conf
 fi
 
-# The kubelet does not collect preloaded images.
+# The kubelet does not collect images that CRI-O cannot remove: those of the read-only stores.
+/usr/lib/nodeimg/loaded-images.sh prepare
 mkdir -p /etc/crio/crio.conf.d
-ln -sfn /usr/lib/nodeimg/containers/pinned.conf /etc/crio/crio.conf.d/10-nodeimg-preloaded.conf
+ln -sfn /var/lib/nodeimg/images/current/pinned.conf /etc/crio/crio.conf.d/10-nodeimg-pinned.conf
 
 # An overlay's upper directory cannot lie on an overlay, and the preloaded images are there for the overlay driver alone.
 probe=/var/lib/containers/.nodeimg-probe
