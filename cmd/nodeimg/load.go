@@ -29,9 +29,9 @@ func newLoadCommand() *cobra.Command {
 		Short: "Load images into every node of a running cluster",
 		Long: "Load images into every node of a running cluster, all nodes at once. SOURCE is archive:FILE, docker:NAME for an image of the local\n" +
 			"Docker Engine, layout:FOLDER, or else a reference in a registry. A node gets only the layers that it lacks. Pods can use the\n" +
-			"images by tag or digest when the command ends, without pulling; the kubelet may collect them when its disk is full.\n\n" +
-			"Standard output gets the images' references with their digests, standard error what each node was sent. Nodes with CRI-O take no\n" +
-			"images while they run: preload those.",
+			"images by tag or digest when the command ends, without pulling; the kubelet may collect them when its disk is full.\n" +
+			"Nodes with CRI-O get the layers unpacked, and keep the images until another one gets their name.\n\n" +
+			"Standard output gets the images' references with their digests, standard error what each node was sent.",
 		Example: "  nodeimg load docker:app:dev\n  nodeimg load --name two archive:app.tar registry.example/tool:1.0",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

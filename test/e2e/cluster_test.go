@@ -202,7 +202,7 @@ func TestE2EUp(t *testing.T) {
 	resized(l, "one")
 	stopped(l, "one")
 
-	loads(l)
+	loads(l, "one", false)
 	reached("images loaded")
 	exportsLogs(l)
 	reached("logs exported")

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -26,22 +27,23 @@ const neverPulled = `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": %q
 	"containers": [{"name": "app", "image": %q, "imagePullPolicy": "Never", "env": [{"name": "SECRET", "value": "value-in-a-pod"}],
 	"readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1}}]}}`
 
-// loads loads an archive and an image of the Docker Engine into both nodes of the cluster one, and runs them.
-func loads(l launcher) {
+// loads loads archives and an image of the Docker Engine into both nodes of a cluster, and runs them. Unpacked says that the nodes get files
+// instead of layers.
+func loads(l launcher, cluster string, unpacked bool) {
 	t := l.t
-	nodes := []string{"one-control-plane-1", "one-worker-1"}
+	nodes := []string{cluster + "-control-plane-1", cluster + "-worker-1"}
 	base := appImage(t)
 	first, second := savedApp(t, "example/first:v1"), savedApp(t, "example/second:v1")
 	l.docker("load", "--input", savedApp(t, "example/engine:v1"))
 	defer l.docker("rmi", "example/engine:v1")
-	baseSize := layerSize(t, base)
+	baseSize := layerSize(t, base, unpacked)
 
 	l.refused(2, "there is no cluster other", "load", "--name", "other", "archive:"+first)
-	l.refused(2, "such a file", "load", "--name", "one", first)
+	l.refused(2, "such a file", "load", "--name", cluster, first)
 	reached := stopwatch(t)
-	l.docker("pause", "one-worker-1")
-	l.refused(1, "one-worker-1 (paused)", "load", "--name", "one", "archive:"+first)
-	l.docker("unpause", "one-worker-1")
+	l.docker("pause", nodes[1])
+	l.refused(1, nodes[1]+" (paused)", "load", "--name", cluster, "archive:"+first)
+	l.docker("unpause", nodes[1])
 	if out := l.docker("exec", nodes[0], "crictl", "images"); strings.Contains(out, "example/first") {
 		t.Errorf("something was loaded although a node is paused:\n%s", out)
 	}
@@ -55,7 +57,7 @@ func loads(l launcher) {
 		{"archive:" + second, ownLayer, ownLayer + 1<<16}, // The layer below is there already.
 		{"docker:example/engine:v1", ownLayer, 1 << 40},
 	} {
-		sent, references := load(l, step.source)
+		sent, references := load(l, cluster, step.source)
 		reached("loaded " + filepath.Base(step.source))
 		if len(sent) != len(nodes) || len(references) != 1 {
 			t.Fatalf("load %s: sent %v, printed %q", step.source, sent, references)
@@ -70,7 +72,7 @@ func loads(l launcher) {
 			}
 		}
 	}
-	sent, references := load(l, "archive:"+first, "archive:"+second, "docker:example/engine:v1")
+	sent, references := load(l, cluster, "archive:"+first, "archive:"+second, "docker:example/engine:v1")
 	reached("loaded again")
 	for _, node := range nodes {
 		if n, ok := sent[node]; n != 0 || !ok {
@@ -85,7 +87,7 @@ func loads(l launcher) {
 	digested := strings.Replace(references[0], ":v1@", "@", 1)
 	for i, image := range []string{tagged, digested} {
 		for j, node := range nodes {
-			l.create(fmt.Sprintf(neverPulled, fmt.Sprintf("never-%d-%d", i, j), node, image))
+			l.create(cluster, fmt.Sprintf(neverPulled, fmt.Sprintf("never-%d-%d", i, j), node, image))
 		}
 	}
 	l.docker(append([]string{"exec", nodes[0]}, kubectl("wait", "--for=condition=Ready", "--timeout", wait.String(),
@@ -96,24 +98,30 @@ func loads(l launcher) {
 // savedApp writes an archive with the application and a layer of its own.
 func savedApp(t *testing.T, tag string) string {
 	t.Helper()
+	return savedImage(t, tag, withLayer(t, appImage(t), tag, ownLayer))
+}
+
+// savedImage writes an archive with the image.
+func savedImage(t *testing.T, tag string, image v1.Image) string {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), strings.ReplaceAll(tag, "/", "-")+".tar")
 	reference, err := name.NewTag(tag)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tarball.WriteToFile(file, reference, withLayer(t, appImage(t), tag)); err != nil {
+	if err := tarball.WriteToFile(file, reference, image); err != nil {
 		t.Fatal(err)
 	}
 	return file
 }
 
-// create makes an object in the cluster one, once the default service account is there.
-func (l launcher) create(object string) {
+// create makes an object in the cluster, once the default service account is there.
+func (l launcher) create(cluster, object string) {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.t.Context(), wait)
 	defer cancel()
 	for {
-		cmd := exec.CommandContext(ctx, "docker", append([]string{"exec", "-i", "one-control-plane-1"}, kubectl("create", "-f", "-")...)...)
+		cmd := exec.CommandContext(ctx, "docker", append([]string{"exec", "-i", cluster + "-control-plane-1"}, kubectl("create", "-f", "-")...)...)
 		cmd.Env = append(os.Environ(), "DOCKER_HOST="+l.host)
 		cmd.Stdin = strings.NewReader(object)
 		out, err := cmd.CombinedOutput()
@@ -131,11 +139,11 @@ func (l launcher) create(object string) {
 // ownLayer is the size of the layer that tells one image of loads from the others.
 const ownLayer = 1 << 18
 
-// withLayer puts a layer on top that does not compress and that no other name gets.
-func withLayer(t *testing.T, base v1.Image, seed string) v1.Image {
+// withLayer puts a layer of the size in bytes on top that does not compress and that no other seed gets.
+func withLayer(t *testing.T, base v1.Image, seed string, size int) v1.Image {
 	t.Helper()
 	source := rand.NewChaCha8([32]byte([]byte(fmt.Sprintf("%-32s", seed))))
-	content := make([]byte, ownLayer)
+	content := make([]byte, size)
 	if _, err := source.Read(content); err != nil {
 		t.Fatal(err)
 	}
@@ -150,13 +158,26 @@ func withLayer(t *testing.T, base v1.Image, seed string) v1.Image {
 	return image
 }
 
-func layerSize(t *testing.T, image v1.Image) int64 {
+// layerSize is the size of an image's first layer, compressed or unpacked.
+func layerSize(t *testing.T, image v1.Image, unpacked bool) int64 {
 	t.Helper()
 	layers, err := image.Layers()
 	if err != nil {
 		t.Fatal(err)
 	}
-	size, err := layers[0].Size()
+	if !unpacked {
+		size, err := layers[0].Size()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return size
+	}
+	content, err := layers[0].Uncompressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer content.Close()
+	size, err := io.Copy(io.Discard, content)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,10 +186,10 @@ func layerSize(t *testing.T, image v1.Image) int64 {
 
 var sentLine = regexp.MustCompile(`(?m)^(\S+): sent (\d+) bytes, \d+ bytes were there$`)
 
-// load loads into the cluster one and returns how many bytes each node was sent, and what was printed.
-func load(l launcher, sources ...string) (sent map[string]int64, references []string) {
+// load loads into the cluster and returns how many bytes each node was sent, and what was printed.
+func load(l launcher, cluster string, sources ...string) (sent map[string]int64, references []string) {
 	l.t.Helper()
-	status, stdout, stderr := l.run(append([]string{"load", "--name", "one", "--progress", "plain"}, sources...)...)
+	status, stdout, stderr := l.run(append([]string{"load", "--name", cluster, "--progress", "plain"}, sources...)...)
 	if status != 0 {
 		l.t.Fatalf("load %q: exit status %d\n%s", sources, status, stderr)
 	}

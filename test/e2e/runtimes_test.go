@@ -1,0 +1,192 @@
+package e2e
+
+import (
+	"archive/tar"
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/nodeimg/nodeimg/test/internal/archive"
+)
+
+// TestE2ERuntimes makes clusters of nodes with the Docker Engine and with CRI-O, and loads images into them; TestE2EUp does so with
+// containerd.
+func TestE2ERuntimes(t *testing.T) {
+	for _, runtime := range []struct {
+		name string
+		// unpacked says that the runtime gets files instead of layers.
+		unpacked bool
+	}{{"docker", false}, {"crio", true}} {
+		t.Run(runtime.name, func(t *testing.T) {
+			l, image, cluster := clusters(t), "nodeimg-e2e/k8s-node:"+runtime.name, "on-"+runtime.name
+			worker := cluster + "-worker-1"
+			reached := stopwatch(t)
+			nodeimg(t.Context(), t, []string{"DOCKER_HOST=" + l.host}, "build", filepath.Join(root(t), "recipes", "k8s-node-"+runtime.name+".yaml"), "-o", "type=docker", "-t", image)
+			defer l.docker("rmi", image)
+			reached("image built")
+			l.must("up", image, "--name", cluster, "--workers", "1", "--privileged", "--progress", "plain")
+			defer l.must("down", "--name", cluster)
+			reached("two nodes Ready")
+			loads(l, cluster, runtime.unpacked)
+			loadsFromRegistry(l, cluster)
+			reached("loaded from a registry")
+			loadsFiles(l, cluster)
+			reached("files as they were")
+			if runtime.unpacked {
+				loadsAgain(l, cluster)
+				reached("killed and replaced")
+			}
+			l.docker("restart", worker)
+			l.podReady(cluster, "restarted", worker, "example/second:v1")
+			reached("worker restarted")
+		})
+	}
+}
+
+// podReady runs a pod of the image on the node until it is Ready.
+func (l launcher) podReady(cluster, pod, node, image string) {
+	l.t.Helper()
+	l.create(cluster, fmt.Sprintf(neverPulled, pod, node, image))
+	l.kubectl(cluster, "wait", "--for=condition=Ready", "pod/"+pod, "--timeout="+wait.String())
+}
+
+// eventually waits for a condition.
+func (l launcher) eventually(what string, condition func() bool) {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(l.t.Context(), wait)
+	defer cancel()
+	for !condition() {
+		select {
+		case <-ctx.Done():
+			l.t.Fatalf("it did not come so far that %s", what)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// loadsFromRegistry loads an image of a registry, which an index leads to.
+func loadsFromRegistry(l launcher, cluster string) {
+	t := l.t
+	reference, err := name.ParseReference(startRegistry(t) + "/example/pushed:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(reference, withLayer(t, appImage(t), "pushed", ownLayer), remote.WithContext(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	load(l, cluster, reference.Name())
+	l.podReady(cluster, "pushed", cluster+"-worker-1", reference.Name())
+}
+
+// loadsFiles holds that a container sees the files of its image as they are in the layers: what an upper layer deletes is gone, and file
+// capabilities, owners, modes and times are kept.
+func loadsFiles(l launcher, cluster string) {
+	t := l.t
+	const capability = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	file := func(path string, h tar.Header) archive.File {
+		h.Name, h.Format = path, tar.FormatPAX
+		return archive.File{Header: h, Content: []byte(path)}
+	}
+	lower, err := archive.Layer(
+		file("kept/able", tar.Header{Typeflag: tar.TypeReg, Mode: 0o4751, Uid: 7, Gid: 8, PAXRecords: map[string]string{"SCHILY.xattr.security.capability": capability}}),
+		file("kept/deleted", tar.Header{Typeflag: tar.TypeReg, Mode: 0o644}),
+		file("opaque/deleted", tar.Header{Typeflag: tar.TypeReg, Mode: 0o644}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	upper, err := archive.Layer(
+		file("kept/.wh.deleted", tar.Header{Typeflag: tar.TypeReg}),
+		file("opaque/.wh..wh..opq", tar.Header{Typeflag: tar.TypeReg}),
+		file("opaque/added", tar.Header{Typeflag: tar.TypeReg, Mode: 0o600}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := mutate.AppendLayers(appImage(t), lower, upper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	load(l, cluster, "archive:"+savedImage(t, "example/files:v1", image))
+	worker := cluster + "-worker-1"
+	l.podReady(cluster, "files", worker, "example/files:v1")
+	// Only this container has such files.
+	seen := l.docker("exec", worker, "sh", "-c", `for file in /proc/[0-9]*/root/kept/able; do root=${file%/kept/able}; done; cd "$root"
+		find kept opaque -printf '%p %y %m %U:%G\n' | sort; tar --create --xattrs --xattrs-include='*' kept/able | tar --list -vv --xattrs --xattrs-include='*'`)
+	for _, want := range []string{"kept d", "kept/able f 4751 7:8\n", "opaque d", "opaque/added f 600 0:0\n", "20 security.capability"} {
+		if !strings.Contains(seen, want) {
+			t.Errorf("the container does not see %q:\n%s", want, seen)
+		}
+	}
+	if strings.Contains(seen, "deleted") {
+		t.Errorf("the container sees what was deleted:\n%s", seen)
+	}
+}
+
+// loadsAgain kills a load in the middle of sending, lets two loads meet, and gives a name to another image while a container is made of the
+// one before: the store of loaded images holds what is needed, and nothing else.
+func loadsAgain(l launcher, cluster string) {
+	t := l.t
+	worker := cluster + "-worker-1"
+	const state = "/var/lib/nodeimg/images"
+	count := func() (trees, stores int) {
+		t.Helper()
+		out := l.docker("exec", worker, "sh", "-c", "ls "+state+"/trees | wc -l; ls "+state+"/stores | wc -l")
+		if _, err := fmt.Sscan(out, &trees, &stores); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return trees, stores
+	}
+	before, _ := count()
+	// saved writes an archive with a layer that no other seed gets.
+	saved := func(tag, seed string, size int) string {
+		t.Helper()
+		return "archive:" + savedImage(t, tag, withLayer(t, appImage(t), seed, size))
+	}
+
+	// Sending these takes a while.
+	large := []string{saved("example/large:v1", "large-1", 128<<20), saved("example/large:v2", "large-2", 32<<20)}
+	killedWhenever(l, func() bool { return strings.Contains(l.docker("exec", worker, "ls", state), "incoming") }, "load", "--name", cluster, large[0])
+	if out := l.docker("exec", worker, "crictl", "images"); strings.Contains(out, "example/large") {
+		t.Errorf("a load that was killed left an image:\n%s", out)
+	}
+	other := l.command("load", "--name", cluster, large[1])
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	load(l, cluster, large[0])
+	if err := other.Wait(); err != nil {
+		t.Errorf("of two loads at once one failed: %v", err)
+	}
+	l.docker("exec", worker, "crictl", "inspecti", "-q", "example/large:v1")
+	l.docker("exec", worker, "crictl", "inspecti", "-q", "example/large:v2")
+	// The application's own layer is there; large is one layer more each time.
+	if trees, stores := count(); trees != before+2 || stores != 1 {
+		t.Errorf("there are %d trees and %d stores, were %d trees", trees, stores, before)
+	}
+
+	const moving = "example/moving:dev"
+	load(l, cluster, saved(moving, "one", ownLayer))
+	l.podReady(cluster, "moving", worker, moving)
+	load(l, cluster, saved(moving, "two", ownLayer))
+	load(l, cluster, saved(moving, "three", ownLayer))
+	if trees, _ := count(); trees != before+5 {
+		t.Errorf("there are %d trees, want %d: of three images with one name one has a container, one has the name and one had it before", trees, before+5)
+	}
+	l.kubectl(cluster, "delete", "pod", "moving")
+	gone := func() bool { return !strings.Contains(l.docker("exec", worker, "crictl", "ps", "--all"), "moving") }
+	l.eventually("the container of the deleted pod is gone", gone)
+	load(l, cluster, saved(moving, "three", ownLayer), saved("example/other:dev", "other", ownLayer))
+	if trees, _ := count(); trees != before+4 {
+		t.Errorf("there are %d trees, want %d: images without name and container have to be gone", trees, before+4)
+	}
+	pinned := func() bool {
+		return strings.Contains(l.docker("exec", worker, "crictl", "inspecti", "-o", "go-template", "--template", "{{.status.pinned}}", "example/other:dev"), "true")
+	}
+	l.eventually("the loaded image is pinned", pinned)
+}
