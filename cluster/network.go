@@ -18,13 +18,13 @@ import (
 func (m *maker) makeNetwork(ctx context.Context) error {
 	dual := m.Config.Spec.Networking.IPFamily == config.Dual
 	if name := m.Config.Spec.Networking.Network; name != "" {
-		found, ipv6, err := m.Engine.FindNetwork(ctx, name)
+		network, found, err := m.Engine.FindNetwork(ctx, name)
 		switch {
 		case err != nil:
 			return err
 		case !found:
 			return recipes.InputErrorf("the Docker Engine has no network %s; docker network ls lists what it has", name)
-		case dual && !ipv6:
+		case dual && !network.IPv6:
 			return recipes.InputErrorf("the network %s has no IPv6 addresses, which a dual cluster needs; make one with docker network create --ipv6", name)
 		}
 		return nil

@@ -85,7 +85,7 @@ func (r *resizer) containers(ctx context.Context, like dockerengine.Details, num
 		worker.Files = files
 		specs, workers = append(specs, worker), append(workers, description{spec: spec, node: member})
 	}
-	return specs, workers, nil
+	return specs, workers, passProxies(ctx, r.Engine, config.Cluster{Metadata: config.Metadata{Name: r.Name}, Spec: spec}, specs)
 }
 
 // workerImage is the image of new workers: the one asked for, that of the group, or that of the control plane. Names may mean other images

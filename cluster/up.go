@@ -174,6 +174,9 @@ func (m *maker) create(ctx context.Context) error {
 			api = netip.AddrPortFrom(api.Addr(), port)
 		}
 		specs := m.specs
+		if err := passProxies(ctx, m.Engine, m.Config, specs); err != nil {
+			return err
+		}
 		controlPlanes, nodes := m.Config.Spec.ControlPlanes.Count(), len(specs)
 		if controlPlanes == 1 {
 			specs[0].Publish = append(specs[0].Publish, dockerengine.PublishedPort{Host: api, Container: apiPort})

@@ -49,18 +49,31 @@ func (e *Engine) CreateNetwork(ctx context.Context, spec NetworkSpec) error {
 	return nil
 }
 
-// FindNetwork says whether there is a network of exactly the name, and whether it has IPv6 addresses.
-func (e *Engine) FindNetwork(ctx context.Context, name string) (found, ipv6 bool, err error) {
+// Network is what the Engine knows about a network.
+type Network struct {
+	// IPv6 says that containers get IPv6 addresses too.
+	IPv6 bool
+	// Subnets are those that containers get addresses of.
+	Subnets []string
+}
+
+// FindNetwork looks for a network of exactly the name.
+func (e *Engine) FindNetwork(ctx context.Context, name string) (found Network, ok bool, err error) {
 	all, err := e.client.NetworkList(ctx, network.ListOptions{Filters: filters.NewArgs(filters.Arg("name", name))})
 	if err != nil {
-		return false, false, fmt.Errorf("listing networks: %w", plain(ctx, err))
+		return Network{}, false, fmt.Errorf("listing networks: %w", plain(ctx, err))
 	}
 	for _, n := range all {
-		if n.Name == name {
-			return true, n.EnableIPv6, nil
+		if n.Name != name {
+			continue
 		}
+		found.IPv6 = n.EnableIPv6
+		for _, c := range n.IPAM.Config {
+			found.Subnets = append(found.Subnets, c.Subnet)
+		}
+		return found, true, nil
 	}
-	return false, false, nil
+	return Network{}, false, nil
 }
 
 // Labelled is a network or a volume with its labels.
