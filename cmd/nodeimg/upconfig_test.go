@@ -1,0 +1,127 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/spf13/pflag"
+
+	"github.com/nodeimg/nodeimg/cluster/config"
+)
+
+// TestDescribe holds that flags end in the same description as a file does, and that they have their say over it.
+func TestDescribe(t *testing.T) {
+	t.Setenv("FROM_HERE", "here")
+	dir := t.TempDir()
+	file := filepath.Join(dir, "cluster.yaml")
+	const text = `
+apiVersion: nodeimg.dev/v1alpha1
+kind: Cluster
+metadata: {name: filed}
+spec:
+  image: filed
+  env: {A: file, B: file}
+  workers: [{count: 3, memory: 1g, env: {A: group, C: group}}]
+  networking: {podSubnet: 10.1.0.0/16, apiPort: 1000}
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	one := config.Groups{{Count: 1}}
+	for name, test := range map[string]struct {
+		args []string
+		want config.Spec
+	}{
+		"image alone": {[]string{"node"}, config.Spec{Image: "node", ControlPlanes: one}},
+		"images of roles": {
+			[]string{"--image", "node", "--workers", "2", "--image", "worker=other:v1@sha256:0"},
+			config.Spec{Image: "node", ControlPlanes: one, Workers: config.Groups{{Count: 2, Image: "other:v1@sha256:0"}}},
+		},
+		"nodes in all": {
+			[]string{"node", "--nodes", "5", "--control-planes", "3"},
+			config.Spec{Image: "node", ControlPlanes: config.Groups{{Count: 3}}, Workers: config.Groups{{Count: 2}}},
+		},
+		"containers": {
+			[]string{"node", "-v", dir + ":/data:ro", "-e", "A=b=c", "-e", "FROM_HERE", "--memory", "2g", "--cpus", "1.5", "--privileged", "--runtime", "runc"},
+			config.Spec{
+				Image: "node", ControlPlanes: one, Memory: "2g", CPUs: 1.5, Privileged: true, Runtime: "runc",
+				Mounts: []config.Mount{{HostPath: dir, ContainerPath: "/data", ReadOnly: true}}, Env: map[string]string{"A": "b=c", "FROM_HERE": "here"},
+			},
+		},
+		"ports": {
+			[]string{"node", "--workers", "3", "-p", "8080:30080", "-p", "worker-2=0.0.0.0:53:30053/udp", "-p", "worker-2=30081"},
+			config.Spec{
+				Image:         "node",
+				ControlPlanes: config.Groups{{Count: 1, Ports: []config.Port{{HostPort: 8080, ContainerPort: 30080, Protocol: "TCP"}}}},
+				Workers: config.Groups{{Count: 1}, {Count: 1, Ports: []config.Port{
+					{ListenAddress: "0.0.0.0", HostPort: 53, ContainerPort: 30053, Protocol: "UDP"}, {ContainerPort: 30081, Protocol: "TCP"},
+				}}, {Count: 1}},
+			},
+		},
+		"networking": {
+			[]string{"node", "--network", "mine", "--ip-family", "dual", "--cni", "bridge", "--kube-proxy-mode", "nftables", "--api-address", "0.0.0.0", "--api-port", "7000"},
+			config.Spec{Image: "node", ControlPlanes: one, Networking: config.Networking{
+				Network: "mine", IPFamily: "dual", CNI: "bridge", KubeProxyMode: "nftables", APIAddress: "0.0.0.0", APIPort: 7000,
+				PodSubnet: "10.244.0.0/16,fd00:10:244::/56", ServiceSubnet: "10.96.0.0/16,fd00:10:96::/112",
+			}},
+		},
+		"over a file": {
+			[]string{"--config", file, "node", "--workers", "1", "--memory", "2g", "-e", "A=flag", "--pod-subnet", "10.2.0.0/16"},
+			config.Spec{
+				Image: "node", ControlPlanes: one, Memory: "2g", Env: map[string]string{"A": "flag", "B": "file"},
+				Workers:    config.Groups{{Count: 1, Env: map[string]string{"C": "group"}}},
+				Networking: config.Networking{PodSubnet: "10.2.0.0/16", APIPort: 1000},
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var options describeOptions
+			flags := pflag.NewFlagSet("up", pflag.ContinueOnError)
+			options.register(flags)
+			if err := flags.Parse(test.args); err != nil {
+				t.Fatal(err)
+			}
+			got, err := options.describe(flags, strings.Join(flags.Args(), ""), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, got.Spec, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("descriptions differ (-want +got):\n%s", diff)
+			}
+			if want := map[bool]string{true: "filed", false: "nodeimg"}[options.file != ""]; got.Metadata.Name != want {
+				t.Errorf("got the name %s, want %s", got.Metadata.Name, want)
+			}
+		})
+	}
+}
+
+// TestIsText tells recipes from archives.
+func TestIsText(t *testing.T) {
+	dir := t.TempDir()
+	for name, test := range map[string]struct {
+		content string
+		want    bool
+	}{
+		"short":              {"kind: NodeImage\n", true},
+		"empty":              {"", true},
+		"cut in a character": {strings.Repeat("a", 511) + "é", true},
+		"tar":                {"oci-layout" + strings.Repeat("\x00", 600), false},
+		"gzip":               {"\x1f\x8b\x08" + strings.Repeat("\x00", 600), false},
+		"zstd":               {"\x28\xb5\x2f\xfd" + strings.Repeat("x", 600), false},
+	} {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(test.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := isText(file); got != test.want || err != nil {
+			t.Errorf("%s: got %v, %v", name, got, err)
+		}
+	}
+	if got, err := isText(dir); got || err != nil {
+		t.Errorf("a folder: got %v, %v", got, err)
+	}
+}
