@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +23,11 @@ func TestE2EControlPlanes(t *testing.T) {
 	planes := []string{plane(1), plane(2), plane(3)}
 	balancer, worker := cluster+"-load-balancer", cluster+"-worker-1"
 
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(l.wreck(cluster))
+		}
+	})
 	reached := stopwatch(t)
 	l.must("up", clusterImage, "--name", cluster, "--control-planes", "3", "--workers", "1", "--privileged", "--progress", "plain")
 	reached("three control planes and a worker Ready")
@@ -67,8 +74,8 @@ func TestE2EControlPlanes(t *testing.T) {
 		t.Errorf("Ready nodes at the published address: %v", ready)
 	}
 	for _, name := range planes {
-		if sans := l.docker("exec", name, "kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf", "--server", "https://"+now[name]+":6443", "get", "--raw", "/readyz"); sans != "ok" {
-			t.Errorf("%s at its own address: %s", name, sans)
+		if said := l.docker("exec", name, "kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf", "--server", "https://"+now[name]+":6443", "get", "--raw", "/readyz"); said != "ok" {
+			t.Errorf("%s at its own address: %s", name, said)
 		}
 	}
 
@@ -77,6 +84,20 @@ func TestE2EControlPlanes(t *testing.T) {
 	if after := l.has(); after != before {
 		t.Errorf("down left something:\n%s", after)
 	}
+}
+
+// wreck is what tells why a cluster of several control planes does not work.
+func (l launcher) wreck(cluster string) string {
+	const script = `for n in $(docker ps --all --quiet --filter label=nodeimg.dev/cluster=$0); do
+		docker inspect --format '{{.Name}} {{.State.Status}} {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$n"
+		docker logs --tail 15 "$n"
+		docker exec "$n" sh -c 'crictl ps -a; journalctl --no-pager -n 15 -u kubelet; cd /var/log/pods && tail -n 8 kube-system_etcd*/*/*.log kube-system_kube-apiserver*/*/*.log'
+	done 2>&1 | cut -c1-400`
+	// The test's own context has ended.
+	cmd := exec.CommandContext(context.WithoutCancel(l.t.Context()), "sh", "-c", script, cluster)
+	cmd.Env = append(os.Environ(), "DOCKER_HOST="+l.host)
+	out, err := cmd.CombinedOutput()
+	return fmt.Sprintf("%s%v", out, err)
 }
 
 // answers waits until the API server answers at the published address.
