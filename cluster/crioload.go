@@ -262,7 +262,7 @@ func (l *crioLoading) settle(ctx context.Context) error {
 			return fmt.Errorf("removing the image %s that the node has pulled before under the name %s: %w; delete the pods that use it and load again", id, image.Reference, err)
 		}
 	}
-	return until(ctx, visibleLimit, func(ctx context.Context) error {
+	return untilEnd(ctx, visibleLimit, errNotVisible, func(ctx context.Context) error {
 		shown, err := l.shown(ctx)
 		if err == nil && !shown {
 			err = errors.New("CRI-O does not show the images; journalctl -u crio in the node may say why")

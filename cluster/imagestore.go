@@ -217,6 +217,8 @@ func (l *loading) send(ctx context.Context, blobs []ocispec.Descriptor, index oc
 // visibleLimit is how long a runtime may take to see what has been put into its store; it is told at once.
 const visibleLimit = time.Minute
 
+var errNotVisible = fmt.Errorf("not within %s", visibleLimit)
+
 // visible waits until the kubelet can see the images.
 func (l *loading) visible(ctx context.Context) error {
 	if !l.store.plugin {
@@ -224,7 +226,7 @@ func (l *loading) visible(ctx context.Context) error {
 	}
 	for _, image := range l.images {
 		want := image.parts.Config.Digest
-		err := until(ctx, visibleLimit, func(ctx context.Context) error {
+		err := untilEnd(ctx, visibleLimit, errNotVisible, func(ctx context.Context) error {
 			id, err := imageID(ctx, l.engine, l.node, image.Reference)
 			if err == nil && id != want.Encoded() {
 				err = fmt.Errorf("it is %s", id)

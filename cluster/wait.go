@@ -19,7 +19,12 @@ const poll = 200 * time.Millisecond
 
 // until calls check until it succeeds. It fails when the limit has passed, with what check said last.
 func until(ctx context.Context, limit time.Duration, check func(context.Context) error) error {
-	limited, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not within %s (--wait)", limit))
+	return untilEnd(ctx, limit, fmt.Errorf("not within %s (--wait)", limit), check)
+}
+
+// untilEnd is until for a limit that is not the user's; cause says that it has passed.
+func untilEnd(ctx context.Context, limit time.Duration, cause error, check func(context.Context) error) error {
+	limited, cancel := context.WithTimeoutCause(ctx, limit, cause)
 	defer cancel()
 	var said error
 	for {
