@@ -116,7 +116,7 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 		return nil, err
 	}
 	// From here on the cluster counts as made.
-	err = m.Engine.CreateVolume(ctx, markName(m.name), map[string]string{LabelCluster: m.name, labelRun: m.run})
+	err = m.Engine.CreateVolume(context.WithoutCancel(ctx), markName(m.name), map[string]string{LabelCluster: m.name, labelRun: m.run})
 	return result, because(err, "it is not this cluster's; remove it or choose another --name")
 }
 
