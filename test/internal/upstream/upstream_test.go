@@ -78,7 +78,7 @@ func TestReleaseRecipeIsServed(t *testing.T) {
 			t.Errorf("%s: origin %q is not the publisher's URL", part.Path, part.Origin)
 		}
 	}
-	for _, role := range []recipes.ImageRole{recipes.RoleControlPlane, recipes.RoleEtcd, recipes.RoleDNS, recipes.RoleSandbox, recipes.RoleCNI} {
+	for _, role := range []recipes.ImageRole{recipes.RoleControlPlane, recipes.RoleEtcd, recipes.RoleDNS, recipes.RoleSandbox, recipes.RoleCNI, recipes.RoleStorage} {
 		if _, ok := released.Image(role); !ok {
 			t.Errorf("the lock has no image with role %s", role)
 		}

@@ -25,7 +25,7 @@ await_parts() {
 		while read -r parts && [ -z "$parts" ]; do :; done <"$work/parts"
 		kill $! 2>/dev/null || true
 		wait $! 2>/dev/null || true
-		[ -n "$parts" ] || sleep 0.2
+		[ -n "$parts" ] || sleep 1
 	done
 	echo "$parts"
 }
