@@ -40,9 +40,9 @@ bind="*:$port"
 		  bind $bind
 		  default_backend control-planes
 		backend control-planes
-		  # Refused (401, 403) is an answer as well: whether the anonymous may ask is the cluster's own affair.
+		  # 401 is the answer where the anonymous may not ask anything; 403 is that of an API server that does not know its own rules yet.
 		  option httpchk GET /readyz
-		  http-check expect rstatus ^[24]
+		  http-check expect rstatus ^(2|401)
 		  # Sessions of a node that has vanished would hang until the kernel gives up.
 		  default-server check check-ssl verify none inter 1s downinter 500ms fall 2 rise 1 on-marked-down shutdown-sessions resolvers docker resolve-prefer ipv4 init-addr none
 	CONFIG
