@@ -44,7 +44,7 @@ func TestE2EControlPlanes(t *testing.T) {
 
 	// The cluster was begun by the node that goes.
 	l.docker("kill", plane(1))
-	l.eventually(func(ctx context.Context) error {
+	l.succeeds(func(ctx context.Context) error {
 		_, err := l.askNodes(ctx)
 		return err
 	})
@@ -77,7 +77,7 @@ func TestE2EControlPlanes(t *testing.T) {
 		t.Errorf("Ready nodes at the published address: %v", ready)
 	}
 	for _, name := range planes {
-		l.eventually(func(ctx context.Context) error {
+		l.succeeds(func(ctx context.Context) error {
 			own := append(kubectl("get", "--raw", "/readyz"), "--server", "https://"+now[name]+":6443")
 			out, err := exec.CommandContext(ctx, "docker", append([]string{"--host", l.host, "exec", name}, own...)...).CombinedOutput()
 			if err != nil {
@@ -109,8 +109,8 @@ func (l launcher) wreck(cluster string) string {
 	return fmt.Sprintf("%s%v", out, err)
 }
 
-// eventually waits until check succeeds.
-func (l launcher) eventually(check func(context.Context) error) {
+// succeeds waits until check succeeds.
+func (l launcher) succeeds(check func(context.Context) error) {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.t.Context(), wait)
 	defer cancel()
