@@ -128,8 +128,13 @@ func (n *member) labelNodes(ctx context.Context, nodes []*member) error {
 			continue
 		}
 		step := progress.Start(ctx, "[%s] labels", node.name)
-		if err := step.Done(n.kubectl(ctx, step, append([]string{"label", "node", "--overwrite", node.name}, labels...)...)); err != nil {
+		// A kubelet makes its node only after kubeadm has ended.
+		err := step.Done(until(ctx, n.wait, func(ctx context.Context) error {
+			_, err := n.exec(ctx, append([]string{"kubectl", "--kubeconfig", adminConfig, "label", "node", "--overwrite", node.name}, labels...)...)
 			return err
+		}))
+		if err != nil {
+			return fmt.Errorf("labelling the node %s: %w", node.name, err)
 		}
 	}
 	return nil
