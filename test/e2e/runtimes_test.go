@@ -10,10 +10,13 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/nodeimg/nodeimg/test/internal/archive"
+	"github.com/nodeimg/nodeimg/test/internal/tools"
 )
 
 // TestE2ERuntimes makes clusters of nodes with the Docker Engine and with CRI-O, and loads images into them; TestE2EUp does so with
@@ -42,6 +45,8 @@ func TestE2ERuntimes(t *testing.T) {
 			if runtime.unpacked {
 				loadsAgain(l, cluster)
 				reached("killed and replaced")
+				loadsOverPulled(l, cluster)
+				reached("loaded over what was pulled")
 			}
 			l.docker("restart", worker)
 			l.podReady(cluster, "restarted", worker, "example/second:v1")
@@ -189,4 +194,45 @@ func loadsAgain(l launcher, cluster string) {
 		return strings.Contains(l.docker("exec", worker, "crictl", "inspecti", "-o", "go-template", "--template", "{{.status.pinned}}", "example/other:dev"), "true")
 	}
 	l.eventually("the loaded image is pinned", pinned)
+}
+
+// loadsOverPulled gives a loaded image the name of one that CRI-O has pulled, which it would find first.
+func loadsOverPulled(l launcher, cluster string) {
+	t := l.t
+	const tag = "docker.io/example/pulled:dev"
+	worker := cluster + "-worker-1"
+	images, err := layout.Write(t.TempDir(), empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := images.AppendImage(withLayer(t, appImage(t), "pulled", ownLayer), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "example/pulled:dev"})); err != nil {
+		t.Fatal(err)
+	}
+	program, err := tools.Command(t.Context(), "test/e2e/testdata/registry")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.docker("cp", string(images)+"/.", worker+":/images")
+	l.docker("cp", program, worker+":/usr/local/bin/registry")
+	l.docker("exec", "--detach", worker, "/usr/local/bin/registry")
+	l.docker("exec", worker, "sh", "-c", `mkdir -p /etc/containers/registries.conf.d
+		printf '[[registry]]\nprefix = "docker.io/example"\nlocation = "127.0.0.1:5000/example"\ninsecure = true\n' >/etc/containers/registries.conf.d/test.conf
+		systemctl reload crio`)
+	id := func() string {
+		t.Helper()
+		return strings.TrimSpace(l.docker("exec", worker, "sh", "-c", "crictl inspecti -o go-template --template '{{.status.id}}' "+tag+" || true"))
+	}
+	l.eventually("the node has pulled the image", func() bool {
+		return strings.Contains(l.docker("exec", worker, "sh", "-c", "crictl pull "+tag+" 2>&1 || true"), "up to date")
+	})
+	pulled := id()
+	l.podReady(cluster, "pulled", worker, tag)
+	archive := "archive:" + savedImage(t, tag, withLayer(t, appImage(t), "not pulled", ownLayer))
+	l.refused(1, "delete the pods that use it", "load", "--name", cluster, archive)
+	l.kubectl(cluster, "delete", "pod", "pulled")
+	l.eventually("the container of the deleted pod is gone", func() bool { return !strings.Contains(l.docker("exec", worker, "crictl", "ps", "--all"), "pulled") })
+	load(l, cluster, archive)
+	if now := id(); now == pulled || len(now) != len(pulled) {
+		t.Errorf("the name means %s, before the load it meant %s", now, pulled)
+	}
 }
