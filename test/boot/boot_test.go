@@ -86,6 +86,21 @@ func TestBoot(t *testing.T) {
 		n.sees(t, keeps, "keeps", "common")
 	})
 
+	t.Run("pod network", func(t *testing.T) {
+		// The image's own choice is none.
+		for cni, want := range map[string]string{"": "false", "auto": "false", "bridge": "true"} {
+			n := m.booted(t, node.Options{Image: first, Env: []string{"NODEIMG_CNI=" + cni}})
+			ready := n.must(t, "crictl", "info", "-o", "go-template", "--template", `{{range .status.conditions}}{{if eq .type "NetworkReady"}}{{.status}}{{end}}{{end}}`)
+			if strings.TrimSpace(ready) != want {
+				t.Errorf("NODEIMG_CNI=%s: the runtime's network is ready: %q, want %s", cni, ready, want)
+			}
+			if cni == "bridge" {
+				waitsForRange(t, n)
+			}
+			n.remove(t)
+		}
+	})
+
 	t.Run("volume of another node image", func(t *testing.T) {
 		volume := "nodeimg-boot-" + suffix()
 		t.Cleanup(func() {
@@ -107,4 +122,22 @@ func TestBoot(t *testing.T) {
 			t.Errorf("the journal does not say what became of the images:\n%s", log)
 		}
 	})
+}
+
+// waitsForRange holds that a pod waits until the node has its part of the pod subnet, and then has an address of it.
+func waitsForRange(t *testing.T, n *started) {
+	t.Helper()
+	const pod = `{"metadata": {"name": "early", "namespace": "default", "uid": "early"}, "log_directory": "/tmp", "linux": {"cgroup_parent": "system.slice"}}`
+	n.must(t, "sh", "-c", `echo '`+pod+`' >/tmp/early.json && crictl runp /tmp/early.json >/tmp/early 2>&1 &`)
+	if _, err := n.WaitFor(t.Context(), limit, func(string) bool { return true }, "pgrep", "-f", "nodeimg-ipam"); err != nil {
+		t.Fatal(err)
+	}
+	n.must(t, "sh", "-c", `cat >/run/nodeimg/ipam.new <<-'IPAM'
+		{"cniVersion": "1.0.0", "name": "nodeimg", "ipam": {"type": "host-local", "dataDir": "/run/nodeimg/addresses", "ranges": [[{"subnet": "10.7.7.0/24"}]]}}
+	IPAM
+	mv /run/nodeimg/ipam.new /run/nodeimg/ipam.json`)
+	address := func(out string) bool { return strings.HasPrefix(out, "10.7.7.") }
+	if out, err := n.WaitFor(t.Context(), limit, address, "sh", "-c", `crictl inspectp -o go-template --template '{{.status.network.ip}}' "$(cat /tmp/early)"`); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
 }

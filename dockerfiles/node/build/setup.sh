@@ -11,8 +11,8 @@ for unit in containerd.service cri-docker.service crio.service docker.service no
 	fi
 done
 
-# Units that make no sense, or do harm, in a container: they write the host's kernel settings, wait for devices, or want a console. haproxy
-# runs only in a load balancer's container, without systemd.
+# Units that make no sense, or do harm, in a container: they write the host's kernel settings, wait for devices or
+# passwords, or want a console. haproxy runs only in a load balancer's container, without systemd.
 for unit in \
 	apt-daily-upgrade.timer apt-daily.timer console-getty.service dev-hugepages.mount dev-mqueue.mount dpkg-db-backup.timer \
 	e2scrub_all.timer e2scrub_reap.service fstrim.timer getty.target getty-static.service getty@tty1.service haproxy.service \
@@ -20,7 +20,7 @@ for unit in \
 	sys-fs-fuse-connections.mount sys-kernel-config.mount sys-kernel-debug.mount sys-kernel-tracing.mount systemd-binfmt.service systemd-firstboot.service \
 	systemd-logind.service systemd-machine-id-commit.service systemd-modules-load.service systemd-networkd.service \
 	systemd-networkd-wait-online.service systemd-random-seed.service systemd-remount-fs.service systemd-resolved.service \
-	systemd-sysctl.service systemd-timesyncd.service systemd-udev-trigger.service systemd-udevd.service \
+	systemd-ask-password-console.path systemd-ask-password-wall.path systemd-sysctl.service systemd-timesyncd.service systemd-udev-trigger.service systemd-udevd.service \
 	systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-update-utmp.service systemd-update-utmp-runlevel.service; do
 	systemctl mask "$unit"
 done
