@@ -21,7 +21,7 @@ build: ## Compile bin/nodeimg and bin/buildkitd
 test: deps build ## Run all tests: unit, integration, end to end, end to end on cgroup v2
 # What takes longest begins first. The emulated machine needs both processors, so it comes when nothing else runs.
 	@status=0; \
-	$(GO_TEST) -skip '^TestVM' ./test/e2e/... ./... || status=1; \
+	$(GO_TEST) -skip '^TestVM' ./test/clusters/... ./test/e2e/... ./test/stock/... ./... || status=1; \
 	$(GO_TEST) -run '^TestVM' ./test/e2e/... || status=1; \
 	exit $$status
 
@@ -30,8 +30,8 @@ unit: ## Run the tests that need no daemon and no root
 	$(GO_TEST) ./recipes/... ./dockerfiles/... ./internal/...
 
 .PHONY: e2e
-e2e: deps build ## Boot a built node image in a Docker Engine and make it a Ready node
-	$(GO_TEST) -run 'TestE2E' ./test/e2e/...
+e2e: deps build ## Boot built images as nodes, make clusters of them, and run the stock tools on them
+	$(GO_TEST) -skip '^TestVM' ./test/clusters/... ./test/e2e/... ./test/stock/...
 
 .PHONY: conformance
 conformance: deps build ## Compare what containers see in nodes with what containerd makes of the same images

@@ -165,7 +165,7 @@ func namedApp(t *testing.T, name string) v1.Image {
 // serveImages runs a registry with the images that the Dockerfiles pull while f runs.
 func serveImages(t *testing.T, docker *node.Docker, network string, f func()) {
 	t.Helper()
-	program, err := tools.Command(t.Context(), "test/e2e/testdata/registry")
+	program, err := tools.Command(t.Context(), "test/cmd/registry")
 	if err != nil {
 		t.Fatal(err)
 	}

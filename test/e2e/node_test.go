@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nodeimg/nodeimg/recipes"
+	"github.com/nodeimg/nodeimg/test/internal/command"
 	"github.com/nodeimg/nodeimg/test/internal/node"
 )
 
@@ -52,17 +53,6 @@ func sourceImage(t *testing.T, shipped, registry string) {
 	})
 	if after, err := n.Address(t.Context(), other); err != nil || after == before {
 		t.Errorf("the address was %s and is %s (%v); the restart proved nothing", before, after, err)
-	}
-}
-
-// stopwatch returns a function that logs how long the step took that has ended.
-func stopwatch(t *testing.T) (reached func(step string)) {
-	last := time.Now()
-	return func(step string) {
-		t.Helper()
-		now := time.Now()
-		t.Logf("%s after %.1f s", step, now.Sub(last).Seconds())
-		last = now
 	}
 }
 
@@ -124,7 +114,7 @@ func logs(ctx context.Context, t *testing.T, n *node.Node) {
 func becomesReady(t *testing.T, n *node.Node, restart func() error) {
 	t.Helper()
 	ctx := t.Context()
-	reached := stopwatch(t)
+	reached := command.Stopwatch(t)
 	if err := n.WaitBooted(ctx, wait); err != nil {
 		t.Fatal(err)
 	}

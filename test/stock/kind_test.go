@@ -13,6 +13,7 @@ import (
 
 	"github.com/nodeimg/nodeimg/test/internal/application"
 	"github.com/nodeimg/nodeimg/test/internal/archive"
+	"github.com/nodeimg/nodeimg/test/internal/command"
 )
 
 // kindNetwork is the network that stock kind makes for all of its clusters and never removes.
@@ -38,7 +39,7 @@ func TestKind(t *testing.T) {
 	t.Run("one node", func(t *testing.T) {
 		const cluster = "single"
 		h := newKindHost(t, cluster)
-		reached := h.stopwatch()
+		reached := command.Stopwatch(h)
 		h.must("kind", "create", "cluster", "--name", cluster, "--image", nodeImage, "--wait", wait.String())
 		reached("kind create cluster")
 		if current := strings.TrimSpace(h.kubectl("config", "current-context")); current != "kind-"+cluster {
@@ -59,7 +60,7 @@ func TestKind(t *testing.T) {
 		if err := os.WriteFile(config, []byte("kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes: [{role: control-plane}, {role: worker}, {role: worker}]\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		reached := h.stopwatch()
+		reached := command.Stopwatch(h)
 		h.must("kind", "create", "cluster", "--name", cluster, "--image", nodeImage, "--config", config, "--wait", wait.String())
 		reached("kind create cluster")
 		nodes := []string{cluster + "-control-plane", cluster + "-worker", cluster + "-worker2"}

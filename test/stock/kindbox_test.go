@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/nodeimg/nodeimg/test/internal/command"
 )
 
 // TestKindbox does what kindbox's script does (https://github.com/nestybox/kindbox): it makes a cluster with one worker, resizes it to two
@@ -12,7 +14,7 @@ func TestKindbox(t *testing.T) {
 	h := newHost(t)
 	const cluster, network = "box", "box-net"
 	master, worker := cluster+"-master", func(i int) string { return fmt.Sprintf("%s-worker-%d", cluster, i) }
-	reached := h.stopwatch()
+	reached := command.Stopwatch(h)
 
 	// create
 	h.docker("network", "create", "--driver=bridge", network)

@@ -6,12 +6,13 @@ import (
 	"testing"
 
 	"github.com/nodeimg/nodeimg/test/internal/application"
+	"github.com/nodeimg/nodeimg/test/internal/command"
 )
 
 // TestKubectl uses kubectl from outside, of the same minor version as the cluster, with the kubeconfig that nodeimg up writes.
 func TestKubectl(t *testing.T) {
 	h := newHost(t)
-	reached := h.stopwatch()
+	reached := command.Stopwatch(h)
 	t.Cleanup(func() { host{TB: unending{t}, kubeconfig: h.kubeconfig}.must("nodeimg", "down", "--name", "outside") })
 	h.must("nodeimg", "up", nodeImage, "--name", "outside", "--workers", "1", "--privileged", "--progress", "plain")
 	reached("nodeimg up")

@@ -3,6 +3,8 @@ package stock
 import (
 	"strings"
 	"testing"
+
+	"github.com/nodeimg/nodeimg/test/internal/command"
 )
 
 // TestDockerRun is the procedure by hand: docker run, kubeadm init in the container, the pod network, and a worker that joins. It is done with the
@@ -25,7 +27,7 @@ func byHand(h host, network, kubeadmInit string) {
 	h.Helper()
 	const controlPlane, worker = "k8s-control-plane", "k8s-worker"
 	h.removeLater(controlPlane, worker)
-	reached := h.stopwatch()
+	reached := command.Stopwatch(h)
 	for _, node := range []string{controlPlane, worker} {
 		h.docker(append(append([]string{"run", "-d", "--name", node, "--hostname", node, "--network", network}, h.runFlags()...), nodeImage)...)
 	}

@@ -182,14 +182,3 @@ func (h host) neverPulled(nodes ...string) {
 		}
 	}
 }
-
-// stopwatch returns a function that logs how long the step took that has ended.
-func (h host) stopwatch() (reached func(step string)) {
-	last := time.Now()
-	return func(step string) {
-		h.Helper()
-		now := time.Now()
-		h.Logf("%s after %.1f s", step, now.Sub(last).Seconds())
-		last = now
-	}
-}

@@ -1,4 +1,4 @@
-package e2e
+package clusters
 
 import (
 	"archive/tar"
@@ -10,17 +10,19 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/nodeimg/nodeimg/test/internal/command"
 )
 
 // resized changes how many workers the cluster has, which has one, and gives it back as it was.
 func resized(l launcher, cluster string) {
 	l.t.Helper()
-	reached := stopwatch(l.t)
+	reached := command.Stopwatch(l.t)
 	before := l.has()
 	l.refused(2, "workers", "resize", "--name", cluster)
 	l.refused(2, "expected 0 or more", "resize", "--name", cluster, "--workers", "-1")
 	l.refused(2, "there is no cluster", "resize", "--name", cluster+"-not", "--workers", "1")
-	l.refused(2, "no such file or folder", "resize", "--name", cluster, "--workers", "2", "--image", "nodeimg-e2e/missing")
+	l.refused(2, "no such file or folder", "resize", "--name", cluster, "--workers", "2", "--image", "nodeimg-clusters/missing")
 	l.refused(2, "not a node image", "resize", "--name", cluster, "--workers", "2", "--image", l.emptyImage("plain"))
 	newer := l.emptyImage("newer", "--change", "LABEL dev.nodeimg.kubernetes=v1.99.0")
 	l.refused(2, "must not be newer", "resize", "--name", cluster, "--workers", "2", "--image", newer)
@@ -76,7 +78,7 @@ func resized(l launcher, cluster string) {
 // stopped stops the cluster and starts it again.
 func stopped(l launcher, cluster string) {
 	l.t.Helper()
-	reached := stopwatch(l.t)
+	reached := command.Stopwatch(l.t)
 	before := l.has()
 	version := strings.TrimSpace(l.docker("exec", cluster+"-control-plane-1", "kubelet", "--version"))
 	version = version[strings.LastIndex(version, " ")+1:]
@@ -132,7 +134,7 @@ func (l launcher) emptyImage(name string, options ...string) string {
 	if err := tar.NewWriter(f).Close(); err != nil {
 		l.t.Fatal(err)
 	}
-	image := "nodeimg-e2e/" + name + ":empty"
+	image := "nodeimg-clusters/" + name + ":empty"
 	l.docker(append(append([]string{"import"}, options...), archive, image)...)
 	return image
 }

@@ -1,4 +1,4 @@
-package e2e
+package clusters
 
 import (
 	"context"
@@ -9,16 +9,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodeimg/nodeimg/test/internal/command"
 	"github.com/nodeimg/nodeimg/test/internal/engine"
 )
 
-// TestE2EEngineEnds ends the Docker Engine in the middle of nodeimg's work and below a cluster that runs, and starts it again.
-func TestE2EEngineEnds(t *testing.T) {
+// TestEngineEnds ends the Docker Engine in the middle of nodeimg's work and below a cluster that runs, and starts it again.
+func TestEngineEnds(t *testing.T) {
 	running, l := ownEngine(t, engine.Options{})
 	buildClusterImage(t.Context(), t, l.host)
 	const cluster = "engine-ends"
 	before := l.has()
-	reached := stopwatch(t)
+	reached := command.Stopwatch(t)
 	ends := func(how func(context.Context) error) func() {
 		return func() {
 			if err := how(t.Context()); err != nil {

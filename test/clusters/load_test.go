@@ -1,4 +1,4 @@
-package e2e
+package clusters
 
 import (
 	"context"
@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/nodeimg/nodeimg/test/internal/archive"
+	"github.com/nodeimg/nodeimg/test/internal/command"
 )
 
 // neverPulled is a pod on one node that runs an image which must be there already.
@@ -40,7 +41,7 @@ func loads(l launcher, cluster string, unpacked bool) {
 
 	l.refused(2, "there is no cluster other", "load", "--name", "other", "archive:"+first)
 	l.refused(2, "such a file", "load", "--name", cluster, first)
-	reached := stopwatch(t)
+	reached := command.Stopwatch(t)
 	l.docker("pause", nodes[1])
 	l.refused(1, nodes[1]+" (paused)", "load", "--name", cluster, "archive:"+first)
 	l.docker("unpause", nodes[1])

@@ -1,14 +1,16 @@
-package e2e
+package clusters
 
 import (
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/nodeimg/nodeimg/test/internal/command"
 )
 
-// TestE2ERecipe makes clusters of recipes: the shipped one, whose image the Engine has, and one that has to be built first, once.
-func TestE2ERecipe(t *testing.T) {
+// TestRecipe makes clusters of recipes: the shipped one, whose image the Engine has, and one that has to be built first, once.
+func TestRecipe(t *testing.T) {
 	l := clusters(t)
 	shipped := filepath.Join(root(t), "recipes", "k8s-node-source.yaml")
 	text, err := os.ReadFile(shipped)
@@ -23,7 +25,7 @@ func TestE2ERecipe(t *testing.T) {
 
 	l.refused(2, "spec.rum: unknown field", "up", filepath.Join(dir, "broken.yaml"), "--privileged")
 	const there = "the Docker Engine has it"
-	reached := stopwatch(t)
+	reached := command.Stopwatch(t)
 	for _, c := range []struct {
 		args  []string
 		built bool

@@ -1,4 +1,4 @@
-package e2e
+package clusters
 
 import (
 	"context"
@@ -11,11 +11,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nodeimg/nodeimg/test/internal/command"
 )
 
-// TestE2EControlPlanes makes a cluster of three control planes, which goes on without one of them, and comes back when all its containers
+// TestControlPlanes makes a cluster of three control planes, which goes on without one of them, and comes back when all its containers
 // start again with each other's addresses.
-func TestE2EControlPlanes(t *testing.T) {
+func TestControlPlanes(t *testing.T) {
 	l := clusters(t)
 	before := l.has()
 	const cluster = "three"
@@ -28,7 +30,7 @@ func TestE2EControlPlanes(t *testing.T) {
 			t.Log(l.wreck(cluster))
 		}
 	})
-	reached := stopwatch(t)
+	reached := command.Stopwatch(t)
 	l.must("up", clusterImage, "--name", cluster, "--control-planes", "3", "--workers", "1", "--privileged", "--progress", "plain")
 	reached("three control planes and a worker Ready")
 	if ready := fmt.Sprint(l.nodes()); ready != fmt.Sprint(append(slices.Clone(planes), worker)) {

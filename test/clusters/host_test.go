@@ -1,4 +1,4 @@
-package e2e
+package clusters
 
 import (
 	"bytes"
@@ -20,18 +20,19 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"github.com/nodeimg/nodeimg/test/internal/command"
 	"github.com/nodeimg/nodeimg/test/internal/engine"
 )
 
-// rounds is how often TestE2EHostAsBefore makes a cluster and removes it, lanes how many it makes at a time.
+// rounds is how often TestHostAsBefore makes a cluster and removes it, lanes how many it makes at a time.
 const (
 	rounds = 20
 	lanes  = 4
 )
 
-// TestE2EHostAsBefore makes and removes clusters again and again, and then fills the Engine's disk while it makes one. The host stays as it
+// TestHostAsBefore makes and removes clusters again and again, and then fills the Engine's disk while it makes one. The host stays as it
 // was. The Engine has its own network namespace, so that nobody else changes what is compared.
-func TestE2EHostAsBefore(t *testing.T) {
+func TestHostAsBefore(t *testing.T) {
 	disk := t.TempDir()
 	var (
 		running *engine.Engine
@@ -57,7 +58,7 @@ func TestE2EHostAsBefore(t *testing.T) {
 	})
 	running, l = ownEngine(t, engine.Options{Flags: []string{"--data-root", disk}})
 	buildClusterImage(t.Context(), t, l.host)
-	reached := stopwatch(t)
+	reached := command.Stopwatch(t)
 	round := func(l launcher, name string) {
 		// Nothing of what fails here ends the test: the other lanes go on.
 		for _, args := range [][]string{{"up", clusterImage, "--privileged"}, {"down"}} {

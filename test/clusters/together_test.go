@@ -1,4 +1,4 @@
-package e2e
+package clusters
 
 import (
 	"bytes"
@@ -9,14 +9,16 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/nodeimg/nodeimg/test/internal/command"
 )
 
-// TestE2ETogether lets two users, whose locks know nothing of each other, work at one cluster at the same time.
-func TestE2ETogether(t *testing.T) {
+// TestTogether lets two users, whose locks know nothing of each other, work at one cluster at the same time.
+func TestTogether(t *testing.T) {
 	l := clusters(t)
 	const cluster = "together"
 	before := l.has()
-	reached := stopwatch(t)
+	reached := command.Stopwatch(t)
 	users := []user{{l, t.TempDir()}, {l, t.TempDir()}}
 	up := []string{"up", clusterImage, "--name", cluster, "--privileged"}
 

@@ -1,4 +1,4 @@
-package e2e
+package clusters
 
 import (
 	"bufio"
@@ -15,10 +15,12 @@ import (
 
 	"github.com/moby/buildkit/client"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/nodeimg/nodeimg/test/internal/command"
 )
 
-// TestE2EKilled kills nodeimg whenever a step of it begins, and runs the same command again or down.
-func TestE2EKilled(t *testing.T) {
+// TestKilled kills nodeimg whenever a step of it begins, and runs the same command again or down.
+func TestKilled(t *testing.T) {
 	l := clusters(t)
 	const cluster, worker = "killed-often", "killed-often-worker-1"
 	before := l.has()
@@ -39,7 +41,7 @@ func TestE2EKilled(t *testing.T) {
 			t.Errorf("%s left the context:\n%s", what, text)
 		}
 	}
-	reached := stopwatch(t)
+	reached := command.Stopwatch(t)
 
 	// Each begins with what the one before has left.
 	up := []string{"up", clusterImage, "--name", cluster, "--privileged"}

@@ -1,4 +1,4 @@
-package e2e
+package clusters
 
 import (
 	"bytes"
@@ -17,6 +17,8 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/nodeimg/nodeimg/test/internal/command"
 )
 
 // launcher runs nodeimg against an Engine whose published ports this process can reach.
@@ -165,20 +167,20 @@ func (l launcher) askNodes(ctx context.Context) (ready []string, err error) {
 	return ready, nil
 }
 
-// TestE2EUp makes clusters with nodeimg itself and removes them, also after it was killed.
-func TestE2EUp(t *testing.T) {
+// TestUp makes clusters with nodeimg itself and removes them, also after it was killed.
+func TestUp(t *testing.T) {
 	l, image := clusters(t), clusterImage
 	before := l.has()
 
 	l.refused(2, "--privileged", "up", image, "--name", "one")
 	l.refused(2, "lower-case letters", "up", image, "--name", "One", "--privileged")
-	l.refused(2, "no such file or folder", "up", "nodeimg-e2e/missing", "--privileged")
+	l.refused(2, "no such file or folder", "up", "nodeimg-clusters/missing", "--privileged")
 	l.refused(2, "there is no cluster one", "down", "--name", "one")
 	if after := l.has(); after != before {
 		t.Errorf("refused commands left something:\n%s", after)
 	}
 
-	reached := stopwatch(t)
+	reached := command.Stopwatch(t)
 	if out := l.must("up", image, "--name", "one", "--workers", "1", "--privileged", "--progress", "plain"); out != "nodeimg-one\n" {
 		t.Errorf("up printed %q", out)
 	}

@@ -1,4 +1,4 @@
-package e2e
+package clusters
 
 import (
 	"archive/tar"
@@ -16,21 +16,22 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/nodeimg/nodeimg/test/internal/archive"
+	"github.com/nodeimg/nodeimg/test/internal/command"
 	"github.com/nodeimg/nodeimg/test/internal/tools"
 )
 
-// TestE2ERuntimes makes clusters of nodes with the Docker Engine and with CRI-O, and loads images into them; TestE2EUp does so with
+// TestRuntimes makes clusters of nodes with the Docker Engine and with CRI-O, and loads images into them; TestUp does so with
 // containerd.
-func TestE2ERuntimes(t *testing.T) {
+func TestRuntimes(t *testing.T) {
 	for _, runtime := range []struct {
 		name string
 		// unpacked says that the runtime gets files instead of layers.
 		unpacked bool
 	}{{"docker", false}, {"crio", true}} {
 		t.Run(runtime.name, func(t *testing.T) {
-			l, image, cluster := clusters(t), "nodeimg-e2e/k8s-node:"+runtime.name, "on-"+runtime.name
+			l, image, cluster := clusters(t), "nodeimg-clusters/k8s-node:"+runtime.name, "on-"+runtime.name
 			worker := cluster + "-worker-1"
-			reached := stopwatch(t)
+			reached := command.Stopwatch(t)
 			nodeimg(t.Context(), t, []string{"DOCKER_HOST=" + l.host}, "build", filepath.Join(root(t), "recipes", "k8s-node-"+runtime.name+".yaml"), "-o", "type=docker", "-t", image)
 			defer l.docker("rmi", image)
 			reached("image built")
@@ -208,7 +209,7 @@ func loadsOverPulled(l launcher, cluster string) {
 	if err := images.AppendImage(withLayer(t, appImage(t), "pulled", ownLayer), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "example/pulled:dev"})); err != nil {
 		t.Fatal(err)
 	}
-	program, err := tools.Command(t.Context(), "test/e2e/testdata/registry")
+	program, err := tools.Command(t.Context(), "test/cmd/registry")
 	if err != nil {
 		t.Fatal(err)
 	}

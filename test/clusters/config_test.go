@@ -1,4 +1,4 @@
-package e2e
+package clusters
 
 import (
 	"context"
@@ -28,6 +28,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/nodeimg/nodeimg/test/internal/application"
+	"github.com/nodeimg/nodeimg/test/internal/command"
 )
 
 // mirroredPod runs an image of a registry that there is only by its mirror, on the node, and a service leads to it from every node.
@@ -46,9 +47,9 @@ metadata: {name: mirrored}
 spec: {type: NodePort, selector: {app: mirrored}, ports: [{port: 80, targetPort: 8080, nodePort: 30080}]}
 `
 
-// TestE2EConfig makes the cluster of testdata/cluster.yaml and asks its nodes and Kubernetes for everything that is described there, also
+// TestConfig makes the cluster of testdata/cluster.yaml and asks its nodes and Kubernetes for everything that is described there, also
 // on a worker that comes later.
-func TestE2EConfig(t *testing.T) {
+func TestConfig(t *testing.T) {
 	l := clusters(t)
 	const network = "described-by-the-test"
 	l.docker("network", "create", network)
@@ -72,7 +73,7 @@ func TestE2EConfig(t *testing.T) {
 	file := filepath.Join(dir, "cluster.yaml")
 	write(t, file, strings.NewReplacer("@IMAGE@", clusterImage, "@PORT@", port, "@MIRROR@", mirror).Replace(string(text)))
 
-	reached := stopwatch(t)
+	reached := command.Stopwatch(t)
 	l.must("up", "--config", file, "--env", "ADDED=by-a-flag")
 	reached("three nodes Ready")
 	d := descriptions{l, "described"}
@@ -115,10 +116,10 @@ metadata: {name: app}
 spec: {ipFamilyPolicy: RequireDualStack, selector: {app: app}, ports: [{port: 80, targetPort: 8080}]}
 `
 
-// TestE2EDual makes a cluster of both families and reaches a pod of another node by both of its service's addresses.
-func TestE2EDual(t *testing.T) {
+// TestDual makes a cluster of both families and reaches a pod of another node by both of its service's addresses.
+func TestDual(t *testing.T) {
 	l := clusters(t)
-	reached := stopwatch(t)
+	reached := command.Stopwatch(t)
 	l.must("up", clusterImage, "--name", "dual", "--workers", "1", "--privileged", "--ip-family", "dual")
 	reached("two nodes Ready")
 	l.must("load", "--name", "dual", "archive:"+savedApp(t, "example/dual:v1"))

@@ -1,4 +1,4 @@
-package e2e
+package clusters
 
 import (
 	"fmt"
@@ -8,13 +8,15 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/nodeimg/nodeimg/test/internal/command"
 )
 
-// TestE2EFaults makes clusters that cannot be: names are taken, images do not fit, a worker's kubelet is broken.
-func TestE2EFaults(t *testing.T) {
+// TestFaults makes clusters that cannot be: names are taken, images do not fit, a worker's kubelet is broken.
+func TestFaults(t *testing.T) {
 	l := clusters(t)
 	before := l.has()
-	reached := stopwatch(t)
+	reached := command.Stopwatch(t)
 	up := []string{"up", clusterImage, "--name", "taken", "--privileged"}
 	for name, test := range map[string]struct{ make, remove []string }{
 		"nodeimg-taken":         {[]string{"network", "create"}, []string{"network", "rm"}},
@@ -108,7 +110,7 @@ func workerOf(t *testing.T, image string) string {
 // brokenImage makes a node image whose kubelet does not work.
 func (l launcher) brokenImage() string {
 	l.t.Helper()
-	const name, image = "nodeimg-e2e-broken", "nodeimg-e2e/broken:kubelet"
+	const name, image = "nodeimg-clusters-broken", "nodeimg-clusters/broken:kubelet"
 	version := strings.TrimSpace(l.docker("image", "inspect", "--format", `{{index .Config.Labels "dev.nodeimg.kubernetes"}}`, clusterImage))
 	kubelet := filepath.Join(l.t.TempDir(), "kubelet")
 	script := "#!/bin/sh\n[ \"$1\" != --version ] || { echo 'Kubernetes " + version + "'; exit; }\necho 'broken on purpose' >&2\nexit 1\n"

@@ -1,4 +1,4 @@
-package e2e
+package clusters
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 )
 
 // clusterImage is the node image in the Engine of clusters: recipes/k8s-node-source.yaml as it is shipped.
-const clusterImage = "nodeimg-e2e/k8s-node:shared"
+const clusterImage = "nodeimg-clusters/k8s-node:shared"
 
 // clusterEngine is the Engine that the tests of clusters share. It lives in the host's network namespace: published ports can be reached.
 var clusterEngine struct {

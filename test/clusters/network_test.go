@@ -1,4 +1,4 @@
-package e2e
+package clusters
 
 import (
 	"context"
@@ -22,6 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/nodeimg/nodeimg/test/internal/archive"
+	"github.com/nodeimg/nodeimg/test/internal/command"
 	"github.com/nodeimg/nodeimg/test/internal/tools"
 )
 
@@ -30,17 +31,17 @@ const volumePod = `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": %q},
 	"containers": [{"name": "net", "image": "example/net:v1", "imagePullPolicy": "Never", "volumeMounts": [{"name": "kept", "mountPath": "/kept"}]}],
 	"volumes": [{"name": "kept", "persistentVolumeClaim": {"claimName": "kept"}}]}}`
 
-// TestE2ENetwork makes a cluster with each pod network and holds what pods may expect of it: other pods under their own addresses,
+// TestNetwork makes a cluster with each pod network and holds what pods may expect of it: other pods under their own addresses,
 // services, names, volumes, also after a node has come back with another address. The cluster without a daemon tries each way of
 // kube-proxy besides.
-func TestE2ENetwork(t *testing.T) {
+func TestNetwork(t *testing.T) {
 	l := clusters(t)
 	image := netImage(t)
 	for _, network := range []string{"bridge", "flannel"} {
 		t.Run(network, func(t *testing.T) {
 			n := &netCluster{launcher: l, name: "net-" + network}
 			n.t = t
-			reached := stopwatch(t)
+			reached := command.Stopwatch(t)
 			up := []string{"up", clusterImage, "--name", n.name, "--workers", "2", "--privileged", "--progress", "plain"}
 			if network != "bridge" { // It is the default.
 				up = append(up, "--cni", network)
@@ -74,7 +75,7 @@ func TestE2ENetwork(t *testing.T) {
 // netImage compiles the tests' program and packs it into an archive that nodeimg can load.
 func netImage(t *testing.T) string {
 	t.Helper()
-	program, err := tools.Command(t.Context(), "test/e2e/testdata/net")
+	program, err := tools.Command(t.Context(), "test/clusters/testdata/net")
 	if err != nil {
 		t.Fatal(err)
 	}
