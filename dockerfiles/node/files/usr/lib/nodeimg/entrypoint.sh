@@ -153,7 +153,7 @@ choose_network() {
 	flannel | none) ;;
 	bridge)
 		# Whatever else a user installs comes first by its name.
-		sed "s/@MTU@/$(cat "/sys/class/net/${device:-lo}/mtu")/" /usr/share/nodeimg/bridge.conflist >/etc/cni/net.d/99-nodeimg.conflist
+		sed "s/@MTU@/$(cat "/sys/class/net/$device/mtu" 2>/dev/null || echo 1500)/" /usr/share/nodeimg/bridge.conflist >/etc/cni/net.d/99-nodeimg.conflist
 		;;
 	*)
 		say "ERROR: NODEIMG_CNI is $network, expected auto, bridge, flannel or none"
