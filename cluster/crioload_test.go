@@ -106,12 +106,12 @@ func TestCRIOLoad(t *testing.T) {
 	load := &crioLoading{cache: c, images: []unpacked{one, two}}
 	state, err := readState(shown(t, `[{"id": "`+containers.LayerID(one.snapshots[0].ChainID)+`"}]`, map[string]string{
 		"stores/empty/overlay-layers/layers.json": "[]", "stores/empty/overlay-images/images.json": "[]", "stores/empty/overlay-images/images.lock": "",
-		"overlay-containers/containers.json": `[{"id": "c", "image": "i"}]`,
+		"overlay-containers/containers.json": `[{"id": "c", "image": "i"}]`, "overlay-containers/volatile-containers.json": `[{"id": "v", "image": "j"}]`,
 	}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if state.store != "empty" || !state.inUse["i"] || len(state.names) != 1 {
+	if state.store != "empty" || !state.inUse["i"] || !state.inUse["j"] || len(state.names) != 1 {
 		t.Errorf("read %+v", state)
 	}
 	lacking, err := load.lacking(state)

@@ -116,7 +116,7 @@ func readState(r io.Reader) (crioState, error) {
 			s.preloaded, err = containers.Layers(content)
 		case header.Name == "overlay-images/images.json":
 			s.names, err = containers.Names(content)
-		case header.Name == "overlay-containers/containers.json":
+		case strings.HasPrefix(header.Name, "overlay-containers/"):
 			var list []struct{ Image string }
 			err = json.Unmarshal(content, &list)
 			for _, c := range list {

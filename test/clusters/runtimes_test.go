@@ -87,7 +87,9 @@ func loadsFromRegistry(l launcher, cluster string) {
 	if err := remote.Write(reference, withLayer(t, appImage(t), "pushed", ownLayer), remote.WithContext(t.Context())); err != nil {
 		t.Fatal(err)
 	}
+	reached := command.Stopwatch(t)
 	load(l, cluster, reference.Name())
+	reached("loaded " + reference.Name())
 	l.podReady(cluster, "pushed", cluster+"-worker-1", reference.Name())
 }
 

@@ -37,12 +37,12 @@ prepare() {
 
 show() {
 	lock -s
-	containers=overlay-containers/containers.json
+	graph=/var/lib/containers/storage
 	set -- --directory "$root" "$(readlink "$root/current")" --directory "$preloaded" overlay-layers/layers.json overlay-images/images.json
-	# Before the first pod there are no containers.
-	if [ -e "/var/lib/containers/storage/$containers" ]; then
-		set -- "$@" --directory /var/lib/containers/storage "$containers"
-	fi
+	# Those of CRI-O itself are volatile; before the first pod there are none.
+	for containers in overlay-containers/containers.json overlay-containers/volatile-containers.json; do
+		[ ! -e "$graph/$containers" ] || set -- "$@" --directory "$graph" "$containers"
+	done
 	tar --create "$@"
 }
 
