@@ -1,6 +1,6 @@
 // Command kubeadm is upstream's, compiled from its unchanged packages, with the defaults of the node image that it lies in. Upstream's
-// own defaults are constants: the tags of etcd and CoreDNS that upstream packs, the newest version on the network, a pause image, and
-// limits of the host's connection tracking, which no container may change. What a configuration or a flag says still holds. The
+// own defaults are constants: the tags of etcd and CoreDNS that upstream packs, the newest version on the network, a pause image, limits
+// of the host's connection tracking, which no container may change, and a disk of the node's own. What a configuration or a flag says still holds. The
 // folder's name keeps this file out of nodeimg's own build, which does not depend on Kubernetes.
 package main
 
@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/component-base/version"
 	kubeproxy "k8s.io/kube-proxy/config/v1alpha1"
+	kubelet "k8s.io/kubelet/config/v1beta1"
 	"k8s.io/kubernetes/cmd/kubeadm/app"
 	"k8s.io/kubernetes/cmd/kubeadm/app/apis/kubeadm"
 	"k8s.io/kubernetes/cmd/kubeadm/app/apis/kubeadm/scheme"
@@ -28,6 +29,14 @@ const repository = "registry.k8s.io"
 const kubeProxyConfiguration = `apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 conntrack: {maxPerCore: 0, min: 0}
+`
+
+// kubeletConfiguration is what dockerfiles/node/templates/kubeadm.yaml.tmpl says of the disk, unless a configuration says something of the
+// kubelet: it is the host's, whose fill level is no reason to evict pods or to collect images.
+const kubeletConfiguration = `apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+imageGCHighThresholdPercent: 100
+evictionHard: {imagefs.available: "0%", nodefs.available: "0%", nodefs.inodesFree: "0%"}
 `
 
 func main() {
@@ -48,6 +57,7 @@ func main() {
 				}
 				return componentconfigs.FetchFromDocumentMap(out.(*kubeadm.ClusterConfiguration), kubeadm.DocumentMap{
 					kubeproxy.SchemeGroupVersion.WithKind("KubeProxyConfiguration"): []byte(kubeProxyConfiguration),
+					kubelet.SchemeGroupVersion.WithKind("KubeletConfiguration"):     []byte(kubeletConfiguration),
 				})
 			}); err != nil {
 				utilerrors.HandleError(err)
