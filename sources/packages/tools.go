@@ -24,7 +24,7 @@ import (
 )
 
 // toolsFormat is part of the content key; it changes whenever the same packages would give another layer.
-const toolsFormat = "3"
+const toolsFormat = "4"
 
 // toolNames are what images of node programs need: packet filters of both kinds, module loading, and a shell with what scripts of
 // local-path-provisioner call.
@@ -36,8 +36,8 @@ var unneededTools = []string{"debconf", "debianutils", "dpkg", "perl-base"}
 //go:embed iptables-wrapper.sh
 var iptablesWrapper []byte
 
-// shellPrograms are those of busybox's programs that scripts call.
-var shellPrograms = []string{"mkdir", "rm"}
+// shellPrograms are those of busybox's programs that local-path-provisioner's pods call.
+var shellPrograms = []string{"mkdir", "nc", "rm", "sleep"}
 
 // wrapperPath is where the wrapper lies in the layer; wrapped are the names under which it is called.
 const wrapperPath = "usr/sbin/iptables-wrapper"
