@@ -128,7 +128,7 @@ func TestBoot(t *testing.T) {
 func waitsForRange(t *testing.T, n *started) {
 	t.Helper()
 	const pod = `{"metadata": {"name": "early", "namespace": "default", "uid": "early"}, "log_directory": "/tmp", "linux": {"cgroup_parent": "system.slice"}}`
-	n.must(t, "sh", "-c", `echo '`+pod+`' >/tmp/early.json && crictl runp /tmp/early.json >/tmp/early 2>&1 &`)
+	n.must(t, "sh", "-c", `echo '`+pod+`' >/tmp/early.json && crictl --timeout 5m runp /tmp/early.json >/tmp/early 2>&1 &`)
 	if _, err := n.WaitFor(t.Context(), limit, func(string) bool { return true }, "pgrep", "-f", "nodeimg-ipam"); err != nil {
 		t.Fatal(err)
 	}
