@@ -24,7 +24,12 @@ func Down(ctx context.Context, engine *dockerengine.Engine, name, kubeconfig str
 	// A kubeconfig that cannot be changed is no reason to keep the cluster.
 	err := ForgetKubeconfig(ctx, kubeconfig, name)
 	step := progress.Start(ctx, "[down] %s", name)
-	return errors.Join(err, step.Done(remove(ctx, engine, name, LabelCluster, name)))
+	left := remove(ctx, engine, name, LabelCluster, name)
+	if left != nil && ctx.Err() == nil {
+		// A container that the Engine was still making when its nodeimg was killed comes late, and holds a volume or the network.
+		left = remove(ctx, engine, name, LabelCluster, name)
+	}
+	return errors.Join(err, step.Done(left))
 }
 
 // undone removes what a run has made that has failed with err, and returns err, with what could not be removed if there is any.

@@ -60,6 +60,9 @@ func recipeImage(ctx context.Context, engine *dockerengine.Engine, path string) 
 	if err != nil {
 		return "", err
 	}
+	if epoch.IsZero() {
+		epoch = nodeimage.DefaultEpoch
+	}
 	options := nodeimage.Options{Cache: store, Epoch: epoch, Engine: engine}
 	if options.Lock, err = sources.Resolve(ctx, document, nodeimage.SourceOptions(options)); err != nil {
 		return "", err
@@ -69,8 +72,11 @@ func recipeImage(ctx context.Context, engine *dockerengine.Engine, path string) 
 	if err != nil {
 		return "", err
 	}
-	// What preload has changed is another image.
-	found = slices.DeleteFunc(found, func(i dockerengine.Image) bool { return i.Labels[recipes.LabelChanged] != "" })
+	// What preload has changed is another image, and so is one that docker build or commit has made of it: that has the label still, but a
+	// time of its own.
+	found = slices.DeleteFunc(found, func(i dockerengine.Image) bool {
+		return i.Labels[recipes.LabelChanged] != "" || !i.Created.Equal(epoch)
+	})
 	if len(found) > 0 {
 		step := progress.Start(ctx, "[build] %s, the Docker Engine has it", document.Recipe.Metadata.Name)
 		step.Cached()

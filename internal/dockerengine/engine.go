@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/image"
@@ -168,6 +169,8 @@ type Image struct {
 	Size int64
 	// Labels are those of its config.
 	Labels map[string]string
+	// Created is the time in its config, in whole seconds; FindImages alone tells it.
+	Created time.Time
 }
 
 // Inspect looks the image up. The error is a *NotFoundError when there is no such image.
@@ -198,7 +201,7 @@ func (e *Engine) FindImages(ctx context.Context, label, value string) ([]Image, 
 	slices.SortStableFunc(listed, func(a, b image.Summary) int { return cmp.Compare(b.Created, a.Created) })
 	var found []Image
 	for _, i := range listed {
-		found = append(found, Image{ID: digest.Digest(i.ID), Tags: i.RepoTags, Size: i.Size, Labels: i.Labels})
+		found = append(found, Image{ID: digest.Digest(i.ID), Tags: i.RepoTags, Size: i.Size, Labels: i.Labels, Created: time.Unix(i.Created, 0)})
 	}
 	return found, nil
 }
