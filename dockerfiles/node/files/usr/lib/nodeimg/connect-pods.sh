@@ -46,6 +46,22 @@ masquerade() {
 	return 1
 }
 
+# service_subnet prints the subnet of the cluster's services in the address family of the part.
+service_subnet() {
+	sed -n 's/^ *serviceSubnet: *//p' "$work/cluster" | tr -d '"' | tr ',' '\n' | case $1 in *:*) grep : ;; *) grep -v : ;; esac
+}
+
+# refuse answers pods that ask for a service which nobody serves yet: before kube-proxy has begun their packets would be lost in the
+# world, and who waits for the answer does so for half a minute.
+refuse() {
+	tables=iptables
+	case $1 in *:*) tables=ip6tables ;; esac
+	for do in -C -A; do
+		"$tables" -w "$do" FORWARD -s "$1" -d "$2" -j REJECT 2>/dev/null && return
+	done
+	return 1
+}
+
 # announce tells the other nodes, which may remember an earlier start, at once where the addresses are.
 announce() {
 	for knob in ipv4/conf/"$device"/arp_notify ipv6/conf/"$device"/ndisc_notify; do
@@ -73,6 +89,8 @@ for part in $parts; do
 	[ -s "$work/commands" ] || subnet=$part
 	ip -batch "$work/commands"
 	masquerade "$part" "$subnet"
+	services=$(service_subnet "$part" || true)
+	[ -z "$services" ] || refuse "$part" "$services" || echo "cannot refuse packets to services that nobody serves yet" >&2
 	ranges="$ranges${ranges:+, }[{\"subnet\": \"$part\"}]"
 	case $part in
 	*:*) routes="$routes${routes:+, }{\"dst\": \"::/0\"}" ;;
