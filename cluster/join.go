@@ -36,13 +36,47 @@ func startAll(ctx context.Context, engine *dockerengine.Engine, run string, wait
 		spec.Labels[labelRun] = run
 		group.Go(func() (err error) {
 			// The Engine goes on with what nobody waits for any more, and makes a container after all others were removed.
-			if n.id, err = engine.CreateContainer(context.WithoutCancel(groupCtx), spec); err != nil {
+			n.id, err = engine.CreateContainer(context.WithoutCancel(groupCtx), spec)
+			if late, lateErr := removeLate(groupCtx, engine, run, spec, err); lateErr != nil {
+				return lateErr
+			} else if late {
+				n.id, err = engine.CreateContainer(context.WithoutCancel(groupCtx), spec)
+			}
+			if err != nil {
 				return because(err, "it is not this cluster's; remove it, or name the cluster otherwise")
 			}
 			return because(engine.StartContainer(groupCtx, n.id), "choose another one with --api-port or --publish")
 		})
 	}
 	return members, group.Wait()
+}
+
+// lateLimit is how long an Engine may take to show a container whose name is taken.
+const lateLimit = 10 * time.Second
+
+// removeLate removes the container that has the name of spec, when that is why spec could not be made and it is one of an earlier run of the
+// cluster: the Engine was still at it when that run was killed and the next one looked for what is left. Nobody else makes containers of
+// the cluster meanwhile.
+func removeLate(ctx context.Context, engine *dockerengine.Engine, run string, spec dockerengine.ContainerSpec, err error) (bool, error) {
+	if taken := new(dockerengine.TakenError); !errors.As(err, &taken) {
+		return false, nil
+	}
+	for limit := time.Now().Add(lateLimit); ; {
+		containers, err := engine.Containers(ctx, LabelCluster, spec.Labels[LabelCluster])
+		if err != nil {
+			return false, err
+		}
+		for _, c := range containers {
+			if c.Name == spec.Name && c.Labels[labelRun] != run {
+				return true, engine.RemoveContainer(ctx, c.ID)
+			}
+		}
+		// A name is taken before its container can be seen.
+		if _, err := engine.Details(ctx, spec.Name); err == nil || time.Now().After(limit) {
+			return false, ctx.Err()
+		}
+		time.Sleep(poll)
+	}
 }
 
 // because adds a remedy to the error when something was taken.

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"net/netip"
 	"strconv"
 
@@ -35,7 +36,21 @@ func (m *maker) makeNetwork(ctx context.Context) error {
 	if dual {
 		spec.IPv6 = uniqueLocal()
 	}
-	return because(m.Engine.CreateNetwork(context.WithoutCancel(ctx), spec), "it is not this cluster's; remove it or choose another --name")
+	err := m.Engine.CreateNetwork(context.WithoutCancel(ctx), spec)
+	if taken := new(dockerengine.TakenError); errors.As(err, &taken) {
+		// The Engine may still have been at it when an earlier run was killed and this one looked for what is left.
+		late, listErr := m.Engine.Networks(ctx, LabelCluster, m.name)
+		if listErr != nil {
+			return listErr
+		}
+		for _, n := range late {
+			if removeErr := m.Engine.RemoveNetwork(ctx, n.ID); removeErr != nil {
+				return removeErr
+			}
+			err = m.Engine.CreateNetwork(context.WithoutCancel(ctx), spec)
+		}
+	}
+	return because(err, "it is not this cluster's; remove it or choose another --name")
 }
 
 // uniqueLocal is an IPv6 subnet that nobody else is likely to have (RFC 4193).
