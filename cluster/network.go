@@ -47,6 +47,8 @@ func (m *maker) makeNetwork(ctx context.Context) error {
 			if removeErr := m.Engine.RemoveNetwork(ctx, n.ID); removeErr != nil {
 				return removeErr
 			}
+		}
+		if len(late) > 0 {
 			err = m.Engine.CreateNetwork(context.WithoutCancel(ctx), spec)
 		}
 	}

@@ -77,15 +77,16 @@ func (r *resizer) containers(ctx context.Context, like dockerengine.Details, num
 	if err != nil {
 		return nil, nil, err
 	}
+	described := config.Cluster{Metadata: config.Metadata{Name: r.Name}, Spec: spec}
 	var specs []dockerengine.ContainerSpec
 	var workers []description
 	for _, number := range numbers {
 		member := spec.Member(group, RoleWorker, number)
-		worker := nodeSpec(config.Cluster{Metadata: config.Metadata{Name: r.Name}, Spec: spec}, member, like.Runtime)
+		worker := nodeSpec(described, member, like.Runtime)
 		worker.Files = files
 		specs, workers = append(specs, worker), append(workers, description{spec: spec, node: member})
 	}
-	return specs, workers, passProxies(ctx, r.Engine, config.Cluster{Metadata: config.Metadata{Name: r.Name}, Spec: spec}, specs)
+	return specs, workers, passProxies(ctx, r.Engine, described, specs)
 }
 
 // workerImage is the image of new workers: the one asked for, that of the group, or that of the control plane. Names may mean other images

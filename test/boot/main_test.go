@@ -6,16 +6,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"log"
-	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -30,6 +26,7 @@ import (
 	"github.com/nodeimg/nodeimg/test/internal/archive"
 	"github.com/nodeimg/nodeimg/test/internal/engine"
 	"github.com/nodeimg/nodeimg/test/internal/node"
+	"github.com/nodeimg/nodeimg/test/internal/registry"
 	"github.com/nodeimg/nodeimg/test/internal/tools"
 )
 
@@ -55,9 +52,7 @@ const registryName = "boot.example.com"
 
 func openMachine(t *testing.T) *machine {
 	t.Helper()
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
-	t.Cleanup(server.Close)
-	m := &machine{host: strings.TrimPrefix(server.URL, "http://")}
+	m := &machine{host: registry.Start(t)}
 	running, err := engine.Open(t.Context(), engine.Options{})
 	if err != nil {
 		t.Fatal(err)

@@ -270,7 +270,7 @@ func startMirror(t *testing.T, address string) (url string, authority []byte) {
 		t.Fatal(err)
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted}}
-	if err := remote.Write(reference, appImage(t), remote.WithContext(t.Context()), remote.WithTransport(transport)); err != nil {
+	if err := remote.Write(reference, application.For(t), remote.WithContext(t.Context()), remote.WithTransport(transport)); err != nil {
 		t.Fatal(err)
 	}
 	return server.URL + "/behind", authority

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/nodeimg/nodeimg/test/internal/command"
 	"github.com/nodeimg/nodeimg/test/internal/engine"
 )
 
@@ -62,7 +63,7 @@ func clusters(t *testing.T) launcher {
 // buildClusterImage builds clusterImage in the Engine at host.
 func buildClusterImage(ctx context.Context, t *testing.T, host string) {
 	t.Helper()
-	nodeimg(ctx, t, []string{"DOCKER_HOST=" + host}, "build", filepath.Join(root(t), "recipes", "k8s-node-source.yaml"), "-o", "type=docker", "-t", clusterImage)
+	nodeimg(ctx, t, []string{"DOCKER_HOST=" + host}, "build", filepath.Join(command.Root(t), "recipes", "k8s-node-source.yaml"), "-o", "type=docker", "-t", clusterImage)
 }
 
 // stopClusterEngine ends the Engine of clusters, if a test has started it.

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
+	"github.com/nodeimg/nodeimg/test/internal/application"
 	"github.com/nodeimg/nodeimg/test/internal/archive"
 	"github.com/nodeimg/nodeimg/test/internal/command"
 )
@@ -33,7 +34,7 @@ const neverPulled = `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": %q
 func loads(l launcher, cluster string, unpacked bool) {
 	t := l.t
 	nodes := []string{cluster + "-control-plane-1", cluster + "-worker-1"}
-	base := appImage(t)
+	base := application.For(t)
 	first, second := savedApp(t, "example/first:v1"), savedApp(t, "example/second:v1")
 	l.docker("load", "--input", savedApp(t, "example/engine:v1"))
 	defer l.docker("rmi", "example/engine:v1")
@@ -99,7 +100,7 @@ func loads(l launcher, cluster string, unpacked bool) {
 // savedApp writes an archive with the application and a layer of its own.
 func savedApp(t *testing.T, tag string) string {
 	t.Helper()
-	return savedImage(t, tag, withLayer(t, appImage(t), tag, ownLayer))
+	return savedImage(t, tag, withLayer(t, application.For(t), tag, ownLayer))
 }
 
 // savedImage writes an archive with the image.

@@ -12,7 +12,7 @@ import (
 // TestRecipe makes clusters of recipes: the shipped one, whose image the Engine has, and one that has to be built first, once.
 func TestRecipe(t *testing.T) {
 	l := clusters(t)
-	shipped := filepath.Join(root(t), "recipes", "k8s-node-source.yaml")
+	shipped := filepath.Join(command.Root(t), "recipes", "k8s-node-source.yaml")
 	text, err := os.ReadFile(shipped)
 	if err != nil {
 		t.Fatal(err)

@@ -15,8 +15,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/nodeimg/nodeimg/test/internal/application"
 	"github.com/nodeimg/nodeimg/test/internal/archive"
 	"github.com/nodeimg/nodeimg/test/internal/command"
+	"github.com/nodeimg/nodeimg/test/internal/registry"
 	"github.com/nodeimg/nodeimg/test/internal/tools"
 )
 
@@ -32,7 +34,7 @@ func TestRuntimes(t *testing.T) {
 			l, image, cluster := clusters(t), "nodeimg-clusters/k8s-node:"+runtime.name, "on-"+runtime.name
 			worker := cluster + "-worker-1"
 			reached := command.Stopwatch(t)
-			nodeimg(t.Context(), t, []string{"DOCKER_HOST=" + l.host}, "build", filepath.Join(root(t), "recipes", "k8s-node-"+runtime.name+".yaml"), "-o", "type=docker", "-t", image)
+			nodeimg(t.Context(), t, []string{"DOCKER_HOST=" + l.host}, "build", filepath.Join(command.Root(t), "recipes", "k8s-node-"+runtime.name+".yaml"), "-o", "type=docker", "-t", image)
 			defer l.docker("rmi", image)
 			reached("image built")
 			l.must("up", image, "--name", cluster, "--workers", "1", "--privileged", "--progress", "plain")
@@ -80,11 +82,11 @@ func (l launcher) eventually(what string, condition func() bool) {
 // loadsFromRegistry loads an image of a registry, which an index leads to.
 func loadsFromRegistry(l launcher, cluster string) {
 	t := l.t
-	reference, err := name.ParseReference(startRegistry(t) + "/example/pushed:v1")
+	reference, err := name.ParseReference(registry.Start(t) + "/example/pushed:v1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := remote.Write(reference, withLayer(t, appImage(t), "pushed", ownLayer), remote.WithContext(t.Context())); err != nil {
+	if err := remote.Write(reference, withLayer(t, application.For(t), "pushed", ownLayer), remote.WithContext(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	reached := command.Stopwatch(t)
@@ -116,7 +118,7 @@ func loadsFiles(l launcher, cluster string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	image, err := mutate.AppendLayers(appImage(t), lower, upper)
+	image, err := mutate.AppendLayers(application.For(t), lower, upper)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +156,7 @@ func loadsAgain(l launcher, cluster string) {
 	// saved writes an archive with a layer that no other seed gets.
 	saved := func(tag, seed string, size int) string {
 		t.Helper()
-		return "archive:" + savedImage(t, tag, withLayer(t, appImage(t), seed, size))
+		return "archive:" + savedImage(t, tag, withLayer(t, application.For(t), seed, size))
 	}
 
 	// Sending these takes a while.
@@ -208,7 +210,7 @@ func loadsOverPulled(l launcher, cluster string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := images.AppendImage(withLayer(t, appImage(t), "pulled", ownLayer), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "example/pulled:dev"})); err != nil {
+	if err := images.AppendImage(withLayer(t, application.For(t), "pulled", ownLayer), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "example/pulled:dev"})); err != nil {
 		t.Fatal(err)
 	}
 	program, err := tools.Command(t.Context(), "test/cmd/registry")
@@ -230,7 +232,7 @@ func loadsOverPulled(l launcher, cluster string) {
 	})
 	pulled := id()
 	l.podReady(cluster, "pulled", worker, tag)
-	archive := "archive:" + savedImage(t, tag, withLayer(t, appImage(t), "not pulled", ownLayer))
+	archive := "archive:" + savedImage(t, tag, withLayer(t, application.For(t), "not pulled", ownLayer))
 	l.refused(1, "delete the pods that use it", "load", "--name", cluster, archive)
 	l.kubectl(cluster, "delete", "pod", "pulled")
 	l.eventually("the container of the deleted pod is gone", func() bool { return !strings.Contains(l.docker("exec", worker, "crictl", "ps", "--all"), "pulled") })

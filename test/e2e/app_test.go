@@ -1,42 +1,20 @@
 package e2e
 
 import (
-	"io"
-	"log"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/nodeimg/nodeimg/test/internal/application"
+	"github.com/nodeimg/nodeimg/test/internal/command"
 )
 
 // appReference is the user's image in the recipes of these tests.
 const appReference = "docker.io/example/app:v1"
-
-// appImage is the test's application.
-func appImage(t *testing.T) v1.Image {
-	t.Helper()
-	image, err := application.Image(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return image
-}
-
-// startRegistry starts a registry on loopback that ends with the test, and returns its host and port.
-func startRegistry(t *testing.T) string {
-	t.Helper()
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
-	t.Cleanup(server.Close)
-	return strings.TrimPrefix(server.URL, "http://")
-}
 
 // pushApp puts the application into the registry under the path that a mirror of docker.io has.
 func pushApp(t *testing.T, host string) {
@@ -45,7 +23,7 @@ func pushApp(t *testing.T, host string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := remote.Write(reference, appImage(t), remote.WithContext(t.Context())); err != nil {
+	if err := remote.Write(reference, application.For(t), remote.WithContext(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -53,7 +31,7 @@ func pushApp(t *testing.T, host string) {
 // writeRecipe adds text to a shipped recipe's spec and writes it to a folder of the test.
 func writeRecipe(t *testing.T, shipped, spec string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(root(t), "recipes", shipped))
+	text, err := os.ReadFile(filepath.Join(command.Root(t), "recipes", shipped))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/nodeimg/nodeimg/test/internal/application"
+	"github.com/nodeimg/nodeimg/test/internal/command"
 	"github.com/nodeimg/nodeimg/test/internal/node"
 	"github.com/nodeimg/nodeimg/test/internal/tools"
 )
@@ -44,7 +46,7 @@ func TestE2EUserDockerfile(t *testing.T) {
 	docker, host := startEngine(t)
 	environment := []string{"DOCKER_HOST=" + host}
 	base := "nodeimg-e2e/base:" + suffix()
-	nodeimg(t.Context(), t, environment, "build", filepath.Join(root(t), "recipes", "k8s-node-source.yaml"), "-o", "type=docker", "-t", base)
+	nodeimg(t.Context(), t, environment, "build", filepath.Join(command.Root(t), "recipes", "k8s-node-source.yaml"), "-o", "type=docker", "-t", base)
 	removeImage(t, docker, base)
 	network := internalNetwork(t, docker)
 	built := map[string]string{}
@@ -155,7 +157,7 @@ func preloadOnTop(t *testing.T, docker *node.Docker, environment []string, built
 // namedApp is the application with a label: images of other names are other images with the same layer.
 func namedApp(t *testing.T, name string) v1.Image {
 	t.Helper()
-	image, err := mutate.Config(appImage(t), v1.Config{Entrypoint: []string{"/app"}, User: "65532:65532", Labels: map[string]string{"name": name}})
+	image, err := mutate.Config(application.For(t), v1.Config{Entrypoint: []string{"/app"}, User: "65532:65532", Labels: map[string]string{"name": name}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/nodeimg/nodeimg/recipes"
 	"github.com/nodeimg/nodeimg/test/internal/command"
 	"github.com/nodeimg/nodeimg/test/internal/node"
+	"github.com/nodeimg/nodeimg/test/internal/registry"
 )
 
 // wait is a generous limit for a condition on a machine that is busy.
@@ -25,10 +26,10 @@ func kubectl(args ...string) []string {
 // TestE2ESourceImage builds the shipped recipes that need no registry, one for each container runtime, with a user's image added, and
 // makes nodes of them.
 func TestE2ESourceImage(t *testing.T) {
-	registry := startRegistry(t)
-	pushApp(t, registry)
+	host := registry.Start(t)
+	pushApp(t, host)
 	for _, shipped := range []string{"k8s-node-source.yaml", "k8s-node-docker.yaml", "k8s-node-crio.yaml"} {
-		t.Run(strings.TrimSuffix(shipped, ".yaml"), func(t *testing.T) { sourceImage(t, shipped, registry) })
+		t.Run(strings.TrimSuffix(shipped, ".yaml"), func(t *testing.T) { sourceImage(t, shipped, host) })
 	}
 }
 

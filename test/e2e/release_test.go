@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/nodeimg/nodeimg/internal/cache"
+	"github.com/nodeimg/nodeimg/test/internal/application"
 	"github.com/nodeimg/nodeimg/test/internal/upstream"
 )
 
@@ -24,7 +25,7 @@ func TestE2EReleaseImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Close)
-	if err := server.Push(t.Context(), appReference, appImage(t)); err != nil {
+	if err := server.Push(t.Context(), appReference, application.For(t)); err != nil {
 		t.Fatal(err)
 	}
 	// The other end-to-end tests take engine direct, the default.

@@ -110,10 +110,7 @@ func (h host) gone(cluster string) {
 // saved writes an archive with an image of the application that no node image has, and returns its path.
 func saved(t *testing.T, reference string) string {
 	t.Helper()
-	image, err := application.Image(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	image := application.For(t)
 	layer, err := archive.Layer(archive.Program("marker", fmt.Append(nil, reference)))
 	if err != nil {
 		t.Fatal(err)

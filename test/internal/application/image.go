@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -42,4 +43,14 @@ func Image(ctx context.Context) (v1.Image, error) {
 		Architecture: "amd64", OS: "linux", Config: v1.Config{Entrypoint: []string{"/app"}, User: "65532:65532"},
 		RootFS: v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{id}},
 	})
+}
+
+// For is Image for a test, which ends when it cannot be made.
+func For(t testing.TB) v1.Image {
+	t.Helper()
+	image, err := Image(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return image
 }

@@ -14,8 +14,35 @@ import (
 	"github.com/nodeimg/nodeimg/test/internal/tools"
 )
 
-// Compile puts nodeimg and buildkitd into dir.
-func Compile(ctx context.Context, dir string) error {
+// Main compiles nodeimg and buildkitd into a folder that it notes in programs, runs the tests and then what ends their shared resources,
+// and ends the process. TestMain calls it.
+func Main(m *testing.M, programs *string, after ...func() error) {
+	os.Exit(run(m, programs, after))
+}
+
+func run(m *testing.M, programs *string, after []func() error) int {
+	dir, err := os.MkdirTemp("", "nodeimg-test-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		*programs = dir
+		err = compile(context.Background(), dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	status := m.Run()
+	for _, end := range after {
+		if err := end(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			status = 1
+		}
+	}
+	return status
+}
+
+// compile puts nodeimg and buildkitd into dir.
+func compile(ctx context.Context, dir string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", dir+"/", "github.com/nodeimg/nodeimg/cmd/nodeimg")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -40,6 +67,16 @@ func Run(ctx context.Context, t *testing.T, dir string, environment []string, ar
 		t.Fatalf("nodeimg %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
 	}
 	return stdout.String()
+}
+
+// Root is the repository.
+func Root(t testing.TB) string {
+	t.Helper()
+	dir, err := tools.Root(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // Stopwatch returns a function that logs how long the step took that has ended.
