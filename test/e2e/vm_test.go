@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodeimg/nodeimg/test/internal/command"
 	"github.com/nodeimg/nodeimg/test/internal/engine"
 	"github.com/nodeimg/nodeimg/test/internal/vm"
 )
@@ -15,12 +16,16 @@ import (
 // vmLimit bounds the emulated machine's whole life on a machine that is busy.
 const vmLimit = 80 * time.Minute
 
-// TestVMSourceImage builds the shipped recipe that needs no registry and makes a Ready node of the image on what users have: cgroup v2
-// under systemd, with the distribution's own Docker Engine.
+// TestVMSourceImage builds the shipped recipe that needs no registry and makes a cluster of the image on what users have: cgroup v2 under
+// systemd, with the distribution's own Docker Engine.
 func TestVMSourceImage(t *testing.T) {
 	ctx, cancel := context.WithTimeoutCause(t.Context(), vmLimit, errors.New("the emulated machine took longer than "+vmLimit.String()))
 	defer cancel()
 	script, err := os.ReadFile("testdata/vm.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile(filepath.Join(programs, "nodeimg"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +34,7 @@ func TestVMSourceImage(t *testing.T) {
 	prepareImages(ctx, t, reference, images)
 	if _, err := vm.Run(ctx, vm.Options{
 		Script:  script,
-		Files:   map[string][]byte{"reference": []byte(reference + "\n")},
+		Files:   map[string][]byte{"reference": []byte(reference + "\n"), "nodeimg": program},
 		Scratch: map[string]string{"docker": images},
 		Output:  t.Output(),
 	}); err != nil {
@@ -45,7 +50,7 @@ func prepareImages(ctx context.Context, t *testing.T, reference, disk string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nodeimg(ctx, t, []string{"DOCKER_HOST=" + running.Host()}, "build", filepath.Join(root(t), "recipes", "k8s-node-source.yaml"), "-o", "type=docker", "-t", reference)
+	nodeimg(ctx, t, []string{"DOCKER_HOST=" + running.Host()}, "build", filepath.Join(command.Root(t), "recipes", "k8s-node-source.yaml"), "-o", "type=docker", "-t", reference)
 	err = vm.PackDisk(ctx, running.DataRoot(), disk)
 	if stopErr := running.Stop(); err != nil || stopErr != nil {
 		t.Fatal(errors.Join(err, stopErr))

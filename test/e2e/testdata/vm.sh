@@ -1,20 +1,25 @@
 #!/bin/sh
-# Runs in the emulated machine: takes the node image as the distribution's own Docker Engine has it, boots it on a network without a way
-# out and makes it a Ready node, with the configuration it ships. The image's name is in the file reference.
+# Runs in the emulated machine: makes a cluster of two nodes of the image that the distribution's own Docker Engine has, without any network
+# but the cluster's own, looks at it and removes it. The image's name is in the file reference, nodeimg lies beside it.
 set -eu
 
+export HOME=/root
 reference=$(cat reference)
+first=vm-control-plane-1
+second=vm-worker-1
 say() { echo "== $* (up $(cut -d. -f1 /proc/uptime) s)"; }
-node() { docker exec node "$@"; }
-kubectl() { node kubectl --kubeconfig /etc/kubernetes/admin.conf "$@"; }
+kubectl() { docker exec "$first" kubectl --kubeconfig /etc/kubernetes/admin.conf "$@"; }
+has() { docker ps --all --quiet && docker volume ls --quiet && docker network ls --format '{{.Name}}'; }
 
 failed() {
   set +e
   say "failed"
-  docker logs --tail 30 node
-  node journalctl --no-pager -n 60 -u containerd
-  node journalctl --no-pager -n 60 -u kubelet
-  node crictl ps -a
+  for node in "$first" "$second"; do
+    docker logs --tail 30 "$node"
+    docker exec "$node" journalctl --no-pager -n 60 -u containerd
+    docker exec "$node" journalctl --no-pager -n 60 -u kubelet
+    docker exec "$node" crictl ps -a
+  done
   kubectl get pods -A -o wide
   exit 1
 }
@@ -24,40 +29,29 @@ systemctl stop docker.service docker.socket
 mount /dev/disk/by-id/virtio-docker /var/lib/docker
 systemctl start docker.service
 docker image inspect --format '{{.Id}}' "$reference"
+before=$(has)
 
-say "booting the node"
-docker network create --internal inner
-docker run --detach --tty --name node --hostname node --privileged --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
-  --cgroupns=private --tmpfs /tmp --tmpfs /run --volume /var --network inner "$reference"
-state=starting
-for _ in $(seq 300); do
-  state=$(node systemctl is-system-running 2>/dev/null || true)
-  case $state in running | degraded) break ;; esac
-  sleep 1
-done
-[ "$state" = running ] || { node systemctl --failed --no-pager; failed; }
-[ "$(node stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ] || failed
+say "making the cluster"
+chmod +x nodeimg
+# Emulation is many times slower than the default allows for.
+./nodeimg up "$reference" --name vm --workers 1 --privileged --retain --wait 20m --progress plain --timings || failed
 
-say "initialising Kubernetes"
-node crictl images
-# The shipped configuration, but for kubeadm's patience: emulation is many times slower than its limits allow for.
-node cp /etc/nodeimg/kubeadm.yaml /root/kubeadm.yaml
-node sed -i '/^kind: InitConfiguration/a timeouts: {controlPlaneComponentHealthCheck: 20m0s, kubeletHealthCheck: 20m0s, etcdAPICall: 20m0s, kubernetesAPICall: 10m0s}' \
-  /root/kubeadm.yaml
-node kubeadm init --config /root/kubeadm.yaml || failed
-
-say "waiting for the node"
-kubectl create -f /usr/share/nodeimg/manifests/cni.yaml || failed
-kubectl wait --for=condition=Ready --timeout=15m node/node || failed
-# CoreDNS tolerates no control plane's taint but this one; its pods exist as soon as a controller has made them.
-kubectl -n kube-system wait --for=condition=Available --timeout=15m deployment/coredns || failed
-kubectl -n kube-system wait --for=condition=Ready --timeout=15m pod --all || failed
+say "looking at the cluster"
 kubectl get pods -A -o wide
+./nodeimg nodes --name vm
+for node in "$first" "$second"; do
+  [ "$(docker exec "$node" stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ] || failed
+  [ "$(docker exec "$node" systemctl is-system-running)" = running ] || { docker exec "$node" systemctl --failed --no-pager; failed; }
+  if docker exec "$node" journalctl --no-pager -u containerd -o cat | grep PullImage; then
+    echo "containerd of $node pulled an image"
+    failed
+  fi
+done
+[ "$(kubectl get nodes --no-headers | grep -c ' Ready ')" = 2 ] || failed
+# CoreDNS tolerates no control plane's taint but its own one.
+kubectl -n kube-system wait --for=condition=Ready --timeout=15m pod --all || failed
 
-say "looking for pulls"
-if node journalctl --no-pager -u containerd -o cat | grep PullImage; then
-  echo "containerd pulled an image"
-  failed
-fi
-[ "$(node systemctl is-system-running)" = running ] || { node systemctl --failed --no-pager; failed; }
+say "removing the cluster"
+./nodeimg down --name vm
+[ "$(has)" = "$before" ] || { has; failed; }
 say "done"
