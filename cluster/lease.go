@@ -28,7 +28,13 @@ func (n *member) lease(ctx context.Context, cluster string) (release func(), err
 	// What has failed is undone also when ctx has ended.
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
-		_, err := n.engine.Exec(own, n.id, stdin, func(string) { close(held) },
+		// What else is said is a complaint, which is told when the command has ended.
+		begun := func(line string) {
+			if line == "held" {
+				close(held)
+			}
+		}
+		_, err := n.engine.Exec(own, n.id, stdin, begun,
 			"flock", "--wait", strconv.Itoa(int(n.wait.Seconds())+1), "--conflict-exit-code", strconv.Itoa(leaseHeld), leasePath, "sh", "-c", "echo held; cat >/dev/null")
 		ended <- err
 	}()
