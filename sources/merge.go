@@ -9,12 +9,8 @@ import (
 )
 
 // mergeImages joins the images of Kubernetes and those of each entry of the recipe, sorted by reference. A name may come several times
-// only with one digest. With preload.controlPlane off, what kubeadm and the pod network need stays out, but for the sandbox image, without
-// which containerd starts no pod at all.
+// only with one digest.
 func mergeImages(document *recipes.Document, kubernetes []recipes.LockedImage, user [][]recipes.LockedImage) ([]recipes.LockedImage, error) {
-	if all := document.Recipe.Spec.Preload.ControlPlane; all != nil && !*all {
-		kubernetes = slices.DeleteFunc(kubernetes, func(image recipes.LockedImage) bool { return image.Role != recipes.RoleSandbox })
-	}
 	first := map[string]mention{}
 	var merged []recipes.LockedImage
 	var problems []recipes.Problem

@@ -68,11 +68,4 @@ func TestMergeImages(t *testing.T) {
 			}
 		}
 	}
-
-	off := false
-	document.Recipe.Spec.Preload.ControlPlane = &off
-	merged, err = mergeImages(document, kubernetes(), nil)
-	if err != nil || len(merged) != 1 || merged[0].Role != recipes.RoleSandbox {
-		t.Errorf("without control plane: %v, %v; want the sandbox image alone", merged, err)
-	}
 }

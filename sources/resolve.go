@@ -197,9 +197,18 @@ func (r *resolution) base(ctx context.Context, universe *packages.Universe) erro
 	return nil
 }
 
+// leavesOut says whether an image of that role stays out of the node. With preload.controlPlane off, all do that kubeadm, the pod network
+// and the StorageClass need, but for the sandbox image, without which containerd starts no pod at all.
+func leavesOut(preload recipes.Preload, role recipes.ImageRole) bool {
+	return preload.ControlPlane != nil && !*preload.ControlPlane && role != recipes.RoleSandbox
+}
+
 // kubernetes resolves programs and control-plane images by the recipe's source.
 func (r *resolution) kubernetes(ctx context.Context, universe *packages.Universe) (parts, error) {
 	spec := r.recipe.Spec
+	if leavesOut(spec.Preload, recipes.RoleStorage) {
+		spec.Storage.Name = recipes.StorageNone
+	}
 	if spec.Kubernetes.Source == recipes.SourceModules {
 		made, err := modules.Resolve(ctx, r.options.Cache, modules.Request{
 			Kubernetes: spec.Kubernetes.Version, CRI: spec.CRI, Platform: r.platform, CNI: spec.CNI.Name, Storage: spec.Storage.Name, Epoch: r.options.Epoch,
@@ -208,7 +217,8 @@ func (r *resolution) kubernetes(ctx context.Context, universe *packages.Universe
 		if err != nil {
 			return parts{}, err
 		}
-		return parts{programs: made.Parts, images: made.Images, modules: made.Modules}, nil
+		images := slices.DeleteFunc(made.Images, func(i recipes.LockedImage) bool { return leavesOut(spec.Preload, i.Role) })
+		return parts{programs: made.Parts, images: images, modules: made.Modules}, nil
 	}
 	programs, references, err := release.Resolve(ctx, r.client, release.Request{
 		Kubernetes: spec.Kubernetes.Version, CRI: spec.CRI, Platform: r.platform, CNI: spec.CNI.Name, Storage: spec.Storage.Name,
@@ -216,6 +226,7 @@ func (r *resolution) kubernetes(ctx context.Context, universe *packages.Universe
 	if err != nil {
 		return parts{}, err
 	}
+	references = slices.DeleteFunc(references, func(i release.ImageRef) bool { return leavesOut(spec.Preload, i.Role) })
 	images := make([][]recipes.LockedImage, len(references))
 	group, groupCtx := errgroup.WithContext(ctx)
 	for i, reference := range references {

@@ -66,7 +66,6 @@ func (w *workplace) recipe(changes ...func(*recipes.Spec)) {
 			Kubernetes: recipes.Kubernetes{Version: "v1.34.10", Source: recipes.SourceRelease},
 			Base:       recipes.Base{Distro: "debian", Release: "12", From: recipes.FromPackages},
 			CNI:        recipes.CNI{Name: recipes.CNINone},
-			Storage:    recipes.Storage{Name: recipes.StorageNone},
 			Preload:    recipes.Preload{ControlPlane: &no},
 			Mirrors:    maps.Clone(mirrors),
 		},

@@ -27,14 +27,15 @@ import (
 	"github.com/nodeimg/nodeimg/test/internal/tools"
 )
 
-// releasedImages are those that the released kubeadm names. They are the same in every run of the tests.
+// releasedImages are those that the released kubeadm names.
 var releasedImages = []string{
 	"registry.k8s.io/coredns/coredns:v1.12.1", "registry.k8s.io/etcd:3.6.5-0", "registry.k8s.io/kube-apiserver:v1.34.10", pause,
 }
 
 // releasePages stand for the release pages and the registry of Kubernetes and of what it needs, for all tests, so that a node takes
 // seconds to build: containerd and ctr are real, because they pull in build steps; the other programs are scripts, because no node is
-// started here. What it returns are a recipe's mirrors.
+// started here. The registry has pause alone, the same in every run of the tests: the small node is to need no other. What it returns are
+// a recipe's mirrors.
 var releasePages = sync.OnceValues(func() (map[string]string, error) {
 	files, err := releasedFiles(context.Background())
 	if err != nil {
@@ -57,20 +58,15 @@ var releasePages = sync.OnceValues(func() (map[string]string, error) {
 	for _, host := range []string{"dl.k8s.io", "github.com", "registry.k8s.io"} {
 		mirrors[host] = server.URL + "/" + host
 	}
-	for i, reference := range releasedImages {
-		image, err := randomImage(int64(i + 1))
-		if err != nil {
-			return nil, err
-		}
-		tag, err := name.NewTag(strings.TrimPrefix(server.URL, "http://")+"/"+reference, name.Insecure)
-		if err != nil {
-			return nil, err
-		}
-		if err := remote.Write(tag, image); err != nil {
-			return nil, err
-		}
+	image, err := randomImage(1)
+	if err != nil {
+		return nil, err
 	}
-	return mirrors, nil
+	tag, err := name.NewTag(strings.TrimPrefix(server.URL, "http://")+"/"+pause, name.Insecure)
+	if err != nil {
+		return nil, err
+	}
+	return mirrors, remote.Write(tag, image)
 })
 
 // released returns the file that a release page has under the name, whichever version it is of, or the sha256 of one alone, as

@@ -36,25 +36,39 @@ func (o *output) String() string {
 	return o.buffer.String()
 }
 
-// sleeping starts a build whose last step sleeps for long, and returns when it does.
-func (w *workplace) sleeping(ctx context.Context) (cmd *exec.Cmd, stdout, stderr *output) {
+// building is a nodeimg that runs.
+type building struct {
+	*exec.Cmd
+	stdout, stderr output
+	// ended is closed when it has ended.
+	ended chan struct{}
+}
+
+// sleeping starts a build whose last step sleeps for long, and returns when it does. A build that ends before fails the test.
+func (w *workplace) sleeping(ctx context.Context) *building {
 	w.t.Helper()
 	w.recipe(func(spec *recipes.Spec) {
 		// What is printed must not stand in the line itself, which the display shows earlier.
 		spec.Run = []string{"echo sleeping-$((40 + 2))-" + filepath.Base(w.dir) + "\nsleep 1200"}
 	})
-	cmd, stdout, stderr = w.command(ctx, "build", "recipe.yaml", "--progress", "plain"), &output{}, &output{}
-	cmd.Stdout, cmd.Stderr = stdout, stderr
-	if err := cmd.Start(); err != nil {
+	b := &building{Cmd: w.command(ctx, "build", "recipe.yaml", "--progress", "plain"), ended: make(chan struct{})}
+	b.Stdout, b.Stderr = &b.stdout, &b.stderr
+	if err := b.Start(); err != nil {
 		w.t.Fatal(err)
 	}
+	go func() {
+		defer close(b.ended)
+		_ = b.Wait()
+	}()
 	eventually(w.t, "the step sleeps", func() bool {
-		if cmd.Process.Signal(syscall.Signal(0)) != nil {
-			w.t.Fatalf("nodeimg is gone:\n%s", stderr)
+		select {
+		case <-b.ended:
+			w.t.Fatalf("nodeimg ended before its last step, with %s:\n%s", b.ProcessState, &b.stderr)
+		default:
 		}
-		return strings.Contains(stderr.String(), "sleeping-42-")
+		return strings.Contains(b.stderr.String(), "sleeping-42-")
 	})
-	return cmd, stdout, stderr
+	return b
 }
 
 func mustMachine(t *testing.T) state {
@@ -73,17 +87,17 @@ func TestInterrupt(t *testing.T) {
 			w := newWorkplace(t)
 			ctx, cancel := context.WithTimeout(t.Context(), runLimit)
 			defer cancel()
-			cmd, stdout, stderr := w.sleeping(ctx)
-			if err := cmd.Process.Signal(signal); err != nil {
+			b := w.sleeping(ctx)
+			if err := b.Process.Signal(signal); err != nil {
 				t.Fatal(err)
 			}
 			slow := time.AfterFunc(patience, cancel)
-			_ = cmd.Wait()
+			<-b.ended
 			if !slow.Stop() {
 				t.Fatalf("nodeimg still ran %s after the signal", patience)
 			}
-			if cmd.ProcessState.ExitCode() != 1 || stdout.String() != "" || !strings.HasSuffix(stderr.String(), "\nError: interrupted\n") {
-				t.Errorf("it ended with %s, stdout %q, stderr\n%s", cmd.ProcessState, stdout, stderr)
+			if b.ProcessState.ExitCode() != 1 || b.stdout.String() != "" || !strings.HasSuffix(b.stderr.String(), "\nError: interrupted\n") {
+				t.Errorf("it ended with %s, stdout %q, stderr\n%s", b.ProcessState, &b.stdout, &b.stderr)
 			}
 			if left := leftovers(before); len(left) > 0 {
 				t.Errorf("it left:\n%s", indent(left))
@@ -100,16 +114,16 @@ func TestKill(t *testing.T) {
 	w := newWorkplace(t)
 	ctx, cancel := context.WithTimeout(t.Context(), runLimit)
 	defer cancel()
-	cmd, _, _ := w.sleeping(ctx)
+	b := w.sleeping(ctx)
 	tmp := filepath.Join(userCache(t), "tmp")
 	folders, err := filepath.Glob(filepath.Join(tmp, "build-*.lock"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Process.Kill(); err != nil {
+	if err := b.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_ = cmd.Wait()
+	<-b.ended
 	// What runs and what is mounted goes with the process; files stay until the next build.
 	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		var left []string
