@@ -99,7 +99,8 @@ func (n *member) kubectl(ctx context.Context, step *progress.Step, command ...st
 	return err
 }
 
-// kubeadm runs a command of kubeadm with a configuration that nobody else can read and that is gone afterwards.
+// kubeadm runs a command of kubeadm with a configuration that nobody else can read and that is gone afterwards. It fails early when the
+// kubelet does not last.
 func (n *member) kubeadm(ctx context.Context, path, config string, step *progress.Step, command ...string) error {
 	config, err := patient(config, n.wait)
 	if err != nil {
@@ -112,7 +113,10 @@ func (n *member) kubeadm(ctx context.Context, path, config string, step *progres
 		_, _ = n.exec(context.WithoutCancel(ctx), "rm", "-f", path, discoveryPath)
 	}()
 	log := func(line string) { step.Log("%s", line) }
-	_, err = n.engine.Exec(ctx, n.id, nil, log, append(append([]string{"kubeadm"}, command...), "--config", path)...)
+	err = n.whileKubeletLasts(ctx, func(ctx context.Context) error {
+		_, err := n.engine.Exec(ctx, n.id, nil, log, append(append([]string{"kubeadm"}, command...), "--config", path)...)
+		return err
+	})
 	return n.explained(ctx, err)
 }
 
