@@ -3,7 +3,6 @@ package cluster
 import (
 	"archive/tar"
 	"bytes"
-	"errors"
 	"io"
 	"path/filepath"
 	"slices"
@@ -131,19 +130,8 @@ func TestCRIOLoad(t *testing.T) {
 	}
 	got := map[string]string{}
 	var last string
-	for in := tar.NewReader(&sent); ; {
-		header, err := in.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		content, err := io.ReadAll(in)
-		if err != nil {
-			t.Fatal(err)
-		}
-		last, got[header.Name] = header.Name, string(content)+header.Linkname
+	for header, content := range entries(t, &sent) {
+		last, got[header.Name] = header.Name, content+header.Linkname
 	}
 	if last != "whole" {
 		t.Errorf("the last entry is %s: a stream that ends before it would pass for whole", last)

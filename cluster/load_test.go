@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"strings"
 	"testing"
 
@@ -114,19 +115,8 @@ func TestWriteLayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []string
-	for in := tar.NewReader(&out); ; {
-		header, err := in.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		content, err := io.ReadAll(in)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got = append(got, header.Name+" "+string(content))
+	for header, content := range entries(t, &out) {
+		got = append(got, header.Name+" "+content)
 	}
 	want := "blobs/sha256/" + layer.Digest.Encoded() + " layer|index.json {}|oci-layout " + preload.LayoutFile
 	if text := strings.Join(got, "|"); text != want {
@@ -136,6 +126,29 @@ func TestWriteLayout(t *testing.T) {
 	layer.Size++
 	if err := writeLayout(io.Discard, c, []ocispec.Descriptor{layer}, []byte("{}"), progress.Start(t.Context(), "[test] layout")); err == nil {
 		t.Error("a blob of the wrong size was sent")
+	}
+}
+
+// entries are those of a tar, with their contents.
+func entries(t *testing.T, archive io.Reader) iter.Seq2[*tar.Header, string] {
+	t.Helper()
+	return func(yield func(*tar.Header, string) bool) {
+		for in := tar.NewReader(archive); ; {
+			header, err := in.Next()
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			content, err := io.ReadAll(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !yield(header, string(content)) {
+				return
+			}
+		}
 	}
 }
 

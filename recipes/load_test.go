@@ -2,7 +2,6 @@ package recipes
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,56 +13,28 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
 
+	"github.com/nodeimg/nodeimg/internal/golden"
 	"github.com/nodeimg/nodeimg/internal/strictyaml"
 )
 
-var update = flag.Bool("update", false, "write what the tests found into their golden files")
-
 // TestErrors loads the recipe of every archive in testdata/errors and compares the error with the archive's file "want".
 func TestErrors(t *testing.T) {
-	archives, err := filepath.Glob("testdata/errors/*.txtar")
-	if err != nil || len(archives) == 0 {
-		t.Fatalf("found no archives: %v", err)
-	}
-	for _, file := range archives {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			file, err := filepath.Abs(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			archive, err := txtar.ParseFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Chdir(t.TempDir())
-			if err := txtar.Write(archive, "."); err != nil {
-				t.Fatal(err)
-			}
-			documents, err := Load("recipe.yaml", nil)
-			var input *InputError
-			if !errors.As(err, &input) || documents != nil {
-				t.Fatalf("got %d documents and error %v, want an *InputError", len(documents), err)
-			}
-			got := err.Error() + "\n"
-			if strings.Contains(got, "secret") {
-				t.Errorf("the error repeats a secret:\n%s", got)
-			}
-			last := &archive.Files[len(archive.Files)-1]
-			if last.Name != "want" {
-				t.Fatal("the archive's last file must be want")
-			}
-			if *update {
-				last.Data = []byte(got)
-				if err := os.WriteFile(file, txtar.Format(archive), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if diff := cmp.Diff(string(last.Data), got); diff != "" {
-				t.Errorf("errors differ (-want +got):\n%s", diff)
-			}
-		})
-	}
+	golden.Run(t, "testdata/errors/*.txtar", "want", func(t *testing.T, archive golden.Archive) string {
+		t.Chdir(t.TempDir())
+		if err := txtar.Write(archive.Archive, "."); err != nil {
+			t.Fatal(err)
+		}
+		documents, err := Load("recipe.yaml", nil)
+		var input *InputError
+		if !errors.As(err, &input) || documents != nil {
+			t.Fatalf("got %d documents and error %v, want an *InputError", len(documents), err)
+		}
+		got := err.Error() + "\n"
+		if strings.Contains(got, "secret") {
+			t.Errorf("the error repeats a secret:\n%s", got)
+		}
+		return got
+	})
 }
 
 const minimal = `apiVersion: nodeimg.dev/v1alpha1

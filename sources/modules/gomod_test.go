@@ -1,64 +1,30 @@
 package modules
 
 import (
-	"flag"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/rogpeppe/go-internal/txtar"
 	"golang.org/x/mod/module"
-)
 
-var update = flag.Bool("update", false, "rewrite the golden files")
+	"github.com/nodeimg/nodeimg/internal/golden"
+)
 
 // TestGoMod compares the go.mod written for upstream-like ones with golden files.
 func TestGoMod(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txtar")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("finding golden files: %v, found %d", err, len(files))
-	}
-	for _, path := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(path), ".txtar"), func(t *testing.T) {
-			archive, err := txtar.ParseFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sections := map[string]string{}
-			for _, f := range archive.Files {
-				sections[f.Name] = string(f.Data)
-			}
-			fields := strings.Fields(sections["project"])
-			p := project{name: fields[0], version: fields[1], modules: fields[2:]}
-			if pin := strings.Fields(sections["pin"]); len(pin) == 2 {
-				p.pins = []module.Version{{Path: pin[0], Version: pin[1]}}
-			}
-			p.main, p.apart = sections["apart"], sections["apart"] != ""
-			got, err := goMod(p, []byte(sections["upstream/go.mod"]))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if *update {
-				if _, known := sections["go.mod"]; !known {
-					archive.Files = append(archive.Files, txtar.File{Name: "go.mod"})
-				}
-				for i := range archive.Files {
-					if archive.Files[i].Name == "go.mod" {
-						archive.Files[i].Data = got
-					}
-				}
-				if err := os.WriteFile(path, txtar.Format(archive), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if diff := cmp.Diff(sections["go.mod"], string(got)); diff != "" {
-				t.Errorf("go.mod (-want +got):\n%s", diff)
-			}
-		})
-	}
+	golden.Run(t, "testdata/*.txtar", "go.mod", func(t *testing.T, archive golden.Archive) string {
+		fields := strings.Fields(archive.File("project"))
+		p := project{name: fields[0], version: fields[1], modules: fields[2:]}
+		if pin := strings.Fields(archive.File("pin")); len(pin) == 2 {
+			p.pins = []module.Version{{Path: pin[0], Version: pin[1]}}
+		}
+		p.main = archive.File("apart")
+		p.apart = p.main != ""
+		got, err := goMod(p, []byte(archive.File("upstream/go.mod")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(got)
+	})
 }
 
 func TestStagingVersionRefusesOtherMajors(t *testing.T) {
