@@ -3,15 +3,33 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"io"
 	"os"
 	"os/user"
 	"time"
 
+	"github.com/nodeimg/nodeimg/builder/display"
 	"github.com/nodeimg/nodeimg/cluster"
 	"github.com/nodeimg/nodeimg/internal/cache"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/internal/progress"
 )
+
+// withEngine calls do with the Docker Engine, and shows how that proceeds until it has returned.
+func withEngine(ctx context.Context, mode string, stderr io.Writer, do func(context.Context, *dockerengine.Engine) error) error {
+	screen, err := display.New(mode, stderr)
+	if err != nil {
+		return err
+	}
+	defer screen.Close()
+	ctx = progress.WithSink(ctx, screen.Sink())
+	engine, err := dockerengine.Open(ctx)
+	if err != nil {
+		return err
+	}
+	defer engine.Close()
+	return do(ctx, engine)
+}
 
 // changeCluster connects to the Engine and calls change while no other nodeimg of this user changes the cluster of the name.
 func changeCluster(ctx context.Context, name string, change func(context.Context, *dockerengine.Engine) error) error {

@@ -7,10 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nodeimg/nodeimg/builder/display"
 	"github.com/nodeimg/nodeimg/cluster"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
-	"github.com/nodeimg/nodeimg/internal/progress"
 )
 
 func newDownCommand() *cobra.Command {
@@ -41,33 +39,24 @@ func newDownCommand() *cobra.Command {
 
 // runDown removes the cluster of the name, or all when it is empty.
 func runDown(ctx context.Context, name, kubeconfig, mode string, stderr io.Writer) error {
-	screen, err := display.New(mode, stderr)
-	if err != nil {
-		return err
-	}
-	defer screen.Close()
-	ctx = progress.WithSink(ctx, screen.Sink())
-	engine, err := dockerengine.Open(ctx)
-	if err != nil {
-		return err
-	}
-	defer engine.Close()
-	names := []string{name}
-	if name == "" {
-		names = nil
-		found, err := cluster.List(ctx, engine, "")
-		if err != nil {
-			return err
+	return withEngine(ctx, mode, stderr, func(ctx context.Context, engine *dockerengine.Engine) error {
+		names := []string{name}
+		if name == "" {
+			names = nil
+			found, err := cluster.List(ctx, engine, "")
+			if err != nil {
+				return err
+			}
+			for _, c := range found {
+				names = append(names, c.Name)
+			}
 		}
-		for _, c := range found {
-			names = append(names, c.Name)
+		var errs []error
+		for _, name := range names {
+			errs = append(errs, downOne(ctx, engine, name, kubeconfig))
 		}
-	}
-	var errs []error
-	for _, name := range names {
-		errs = append(errs, downOne(ctx, engine, name, kubeconfig))
-	}
-	return errors.Join(errs...)
+		return errors.Join(errs...)
+	})
 }
 
 func downOne(ctx context.Context, engine *dockerengine.Engine, name, kubeconfig string) error {

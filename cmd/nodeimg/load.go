@@ -7,13 +7,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nodeimg/nodeimg/builder/display"
 	"github.com/nodeimg/nodeimg/cluster"
 	"github.com/nodeimg/nodeimg/internal/cache"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
-	"github.com/nodeimg/nodeimg/internal/progress"
 	"github.com/nodeimg/nodeimg/nodeimage"
 	"github.com/nodeimg/nodeimg/preload"
+	"github.com/nodeimg/nodeimg/recipes"
 )
 
 type loadOptions struct {
@@ -57,23 +56,18 @@ func runLoad(ctx context.Context, sources []string, o loadOptions, stdout, stder
 		}
 		load.Images = append(load.Images, source)
 	}
-	screen, err := display.New(o.progress, stderr)
-	if err != nil {
+	var images []recipes.LockedImage
+	var nodes []cluster.Loaded
+	err := withEngine(ctx, o.progress, stderr, func(ctx context.Context, engine *dockerengine.Engine) error {
+		store, err := cache.Open("")
+		if err != nil {
+			return err
+		}
+		load.Engine = engine
+		load.Sources = &preload.Sources{Cache: store, InsecureRegistries: o.insecureRegistries, Engine: engine}
+		images, nodes, err = cluster.Load(ctx, load)
 		return err
-	}
-	defer screen.Close()
-	ctx = progress.WithSink(ctx, screen.Sink())
-	if load.Engine, err = dockerengine.Open(ctx); err != nil {
-		return err
-	}
-	defer load.Engine.Close()
-	store, err := cache.Open("")
-	if err != nil {
-		return err
-	}
-	load.Sources = &preload.Sources{Cache: store, InsecureRegistries: o.insecureRegistries, Engine: load.Engine}
-	images, nodes, err := cluster.Load(ctx, load)
-	screen.Close()
+	})
 	for _, n := range nodes {
 		fmt.Fprintf(stderr, "%s: sent %d bytes, %d bytes were there\n", n.Node, n.Sent, n.Present)
 	}

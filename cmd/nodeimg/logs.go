@@ -8,11 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nodeimg/nodeimg/builder/display"
 	"github.com/nodeimg/nodeimg/builder/publish"
 	"github.com/nodeimg/nodeimg/cluster"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
-	"github.com/nodeimg/nodeimg/internal/progress"
 	"github.com/nodeimg/nodeimg/recipes"
 )
 
@@ -46,21 +44,12 @@ func runLogs(ctx context.Context, name, dir, mode string, stdout, stderr io.Writ
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return recipes.InputErrorf("%s is there already and not empty; name a new folder", dir)
 	}
-	screen, err := display.New(mode, stderr)
+	err := withEngine(ctx, mode, stderr, func(ctx context.Context, engine *dockerengine.Engine) error {
+		return publish.Folder(ctx, dir, func(staging string) error { return cluster.Logs(ctx, engine, name, staging) })
+	})
 	if err != nil {
 		return err
 	}
-	defer screen.Close()
-	ctx = progress.WithSink(ctx, screen.Sink())
-	engine, err := dockerengine.Open(ctx)
-	if err != nil {
-		return err
-	}
-	defer engine.Close()
-	if err := publish.Folder(ctx, dir, func(staging string) error { return cluster.Logs(ctx, engine, name, staging) }); err != nil {
-		return err
-	}
-	screen.Close()
 	_, err = fmt.Fprintln(stdout, dir)
 	return err
 }
