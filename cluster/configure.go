@@ -60,11 +60,11 @@ func (d description) cluster(doc document) {
 		groups = append(groups, name+"="+d.spec.RuntimeConfig[name])
 	}
 	addArgument(doc, "apiServer", "extraArgs", "runtime-config", groups)
-	if address, err := netip.ParseAddr(d.spec.Networking.APIAddress); err == nil && !address.IsUnspecified() {
+	if address, err := netip.ParseAddr(d.spec.Networking.APIAddress); err == nil {
 		server := section(doc, "apiServer")
 		names, _ := server["certSANs"].([]any)
-		if !slices.Contains(names, any(address.String())) {
-			server["certSANs"] = append(names, address.String())
+		if name := reached(address).String(); !slices.Contains(names, any(name)) {
+			server["certSANs"] = append(names, name)
 		}
 	}
 }

@@ -62,10 +62,8 @@ func Kubeconfig(ctx context.Context, engine *dockerengine.Engine, name string) (
 	if current == nil || in.Clusters[current.Cluster] == nil || in.AuthInfos[current.AuthInfo] == nil {
 		return nil, fmt.Errorf("reading the kubeconfig of %s: its current context %q is not whole", name, in.CurrentContext)
 	}
-	address := front.Published[published].Host
-	if address.Addr().IsUnspecified() {
-		address = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), address.Port())
-	}
+	listens := front.Published[published].Host
+	address := netip.AddrPortFrom(reached(listens.Addr()), listens.Port())
 	own := ContextName(name)
 	out := api.NewConfig()
 	out.Clusters[own] = in.Clusters[current.Cluster]
@@ -74,6 +72,18 @@ func Kubeconfig(ctx context.Context, engine *dockerengine.Engine, name string) (
 	out.Contexts[own] = &api.Context{Cluster: own, AuthInfo: own}
 	out.CurrentContext = own
 	return clientcmd.Write(*out)
+}
+
+// reached is the address at which this host reaches whatever listens at the address: that of the loopback device for all of a family.
+func reached(listens netip.Addr) netip.Addr {
+	switch {
+	case !listens.IsUnspecified():
+		return listens
+	case listens.Is6():
+		return netip.IPv6Loopback()
+	default:
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
 }
 
 // CheckKubeconfig says whether MergeKubeconfig can read the kubeconfig at path, which need not be there. The error is a *recipes.InputError

@@ -17,7 +17,9 @@ import (
 // makeNetwork makes the cluster's own network, unless the description names one that is there. That one has no label of the cluster, and so
 // nobody removes it.
 func (m *maker) makeNetwork(ctx context.Context) error {
-	dual := m.Config.Spec.Networking.IPFamily == config.Dual
+	family := m.Config.Spec.Networking.IPFamily
+	// Engines before 27.4 make no network without IPv4, and nodes do not mind it.
+	ipv6 := family == config.IPv6 || family == config.Dual
 	if name := m.Config.Spec.Networking.Network; name != "" {
 		network, found, err := m.Engine.FindNetwork(ctx, name)
 		switch {
@@ -25,15 +27,15 @@ func (m *maker) makeNetwork(ctx context.Context) error {
 			return err
 		case !found:
 			return recipes.InputErrorf("the Docker Engine has no network %s; docker network ls lists what it has", name)
-		case dual && !network.IPv6:
-			return recipes.InputErrorf("the network %s has no IPv6 addresses, which a dual cluster needs; make one with docker network create --ipv6", name)
+		case ipv6 && !network.IPv6:
+			return recipes.InputErrorf("the network %s has no IPv6 addresses, which ipFamily %s needs; make one with docker network create --ipv6", name, family)
 		}
 		return nil
 	}
 	spec := dockerengine.NetworkSpec{
 		Name: networkName(m.name), Labels: map[string]string{LabelCluster: m.name, labelRun: m.run}, Options: networkOptions(),
 	}
-	if dual {
+	if ipv6 {
 		spec.IPv6 = uniqueLocal()
 	}
 	err := m.Engine.CreateNetwork(context.WithoutCancel(ctx), spec)

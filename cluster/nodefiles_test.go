@@ -96,8 +96,9 @@ func TestWithPodSubnet(t *testing.T) {
 	const manifest = "kind: ConfigMap\ndata:\n  net-conf.json: '{\"Network\": \"10.244.0.0/16\", \"Backend\": {\"Type\": \"vxlan\"}}'\n---\nkind: DaemonSet\n"
 	for subnets, want := range map[string]string{
 		"":                           "10.244.0.0/16",
-		"10.1.0.0/16":                `{"Backend":{"Type":"vxlan"},"Network":"10.1.0.0/16"}`,
-		"10.1.0.0/16,fd00:10:1::/56": `{"Backend":{"Type":"vxlan"},"EnableIPv6":true,"IPv6Network":"fd00:10:1::/56","Network":"10.1.0.0/16"}`,
+		"10.1.0.0/16":                `{"Backend":{"Type":"vxlan"},"EnableIPv4":true,"Network":"10.1.0.0/16"}`,
+		"fd00:10:1::/56":             `{"Backend":{"Type":"vxlan"},"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:10:1::/56"}`,
+		"10.1.0.0/16,fd00:10:1::/56": `{"Backend":{"Type":"vxlan"},"EnableIPv4":true,"EnableIPv6":true,"IPv6Network":"fd00:10:1::/56","Network":"10.1.0.0/16"}`,
 	} {
 		got, err := withPodSubnet(manifest, subnets)
 		if err != nil || !strings.Contains(got, want) || !strings.Contains(got, "kind: DaemonSet") {

@@ -35,11 +35,13 @@ func withPodSubnet(manifest, subnets string) (string, error) {
 		if err := json.Unmarshal([]byte(text), &config); err != nil {
 			return "", fmt.Errorf("reading %s of %s: %w", flannelConfig, podNetworkManifest, err)
 		}
+		delete(config, "Network")
+		config["EnableIPv4"] = false
 		for part := range strings.SplitSeq(subnets, ",") {
 			if subnet, err := netip.ParsePrefix(strings.TrimSpace(part)); err == nil && subnet.Addr().Is6() {
 				config["EnableIPv6"], config["IPv6Network"] = true, subnet.String()
 			} else {
-				config["Network"] = strings.TrimSpace(part)
+				config["EnableIPv4"], config["Network"] = true, strings.TrimSpace(part)
 			}
 		}
 		changed, err := json.Marshal(config)

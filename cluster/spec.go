@@ -31,6 +31,9 @@ func nodeSpec(c config.Cluster, n config.Member, runtime string) dockerengine.Co
 		CPUs:    n.CPUs,
 	}
 	spec.Env = append(spec.Env, cniVariable+"="+cmp.Or(c.Spec.Networking.CNI, cniAuto))
+	if c.Spec.Networking.IPFamily == config.IPv6 {
+		spec.Env = append(spec.Env, familyVariable+"="+config.IPv6)
+	}
 	for _, name := range slices.Sorted(maps.Keys(n.Env)) {
 		spec.Env = append(spec.Env, name+"="+n.Env[name])
 	}
@@ -43,13 +46,16 @@ func nodeSpec(c config.Cluster, n config.Member, runtime string) dockerengine.Co
 		})
 	}
 	for _, p := range n.Ports {
-		address, _ := netip.ParseAddr(p.Address())
+		address, _ := netip.ParseAddr(c.Spec.Networking.ListenAddress(p))
 		spec.Publish = append(spec.Publish, dockerengine.PublishedPort{
 			Protocol: p.Transport(), Host: netip.AddrPortFrom(address, uint16(p.HostPort)), Container: uint16(p.ContainerPort),
 		})
 	}
 	return spec
 }
+
+// familyVariable chooses the family of the address that a node is known by; the entrypoint takes IPv4 without it.
+const familyVariable = "NODEIMG_IP_FAMILY"
 
 // cniVariable chooses the pod network in a node, auto the one that needs no daemon, or none when the image has none (dockerfiles,
 // entrypoint.sh).

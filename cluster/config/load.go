@@ -62,7 +62,7 @@ func Load(path string, stdin io.Reader) (*Document, error) {
 //	metadata.name        DefaultName
 //	spec.controlPlanes   one node
 //	count of a group     1
-//	spec.networking      podSubnet and serviceSubnet of both families, with ipFamily dual
+//	spec.networking      podSubnet and serviceSubnet of the families, with ipFamily ipv6 or dual
 func (c *Cluster) Default() {
 	c.APIVersion, c.Kind = APIVersion, Kind
 	if c.Metadata.Name == "" {
@@ -71,7 +71,11 @@ func (c *Cluster) Default() {
 	if len(c.Spec.ControlPlanes) == 0 {
 		c.Spec.ControlPlanes = Groups{{}}
 	}
-	if n := &c.Spec.Networking; n.IPFamily == Dual {
+	switch n := &c.Spec.Networking; n.IPFamily {
+	case IPv6:
+		n.PodSubnet = cmp.Or(n.PodSubnet, ipv6PodSubnet)
+		n.ServiceSubnet = cmp.Or(n.ServiceSubnet, ipv6ServiceSubnet)
+	case Dual:
 		n.PodSubnet = cmp.Or(n.PodSubnet, dualPodSubnet)
 		n.ServiceSubnet = cmp.Or(n.ServiceSubnet, dualServiceSubnet)
 	}

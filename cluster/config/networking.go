@@ -16,13 +16,16 @@ import (
 // The families of addresses.
 const (
 	IPv4 = "ipv4"
+	IPv6 = "ipv6"
 	Dual = "dual"
 )
 
-// The subnets of dual clusters that name none.
+// The subnets of clusters with IPv6 that name none.
 const (
-	dualPodSubnet     = "10.244.0.0/16,fd00:10:244::/56"
-	dualServiceSubnet = "10.96.0.0/16,fd00:10:96::/112"
+	ipv6PodSubnet     = "fd00:10:244::/56"
+	ipv6ServiceSubnet = "fd00:10:96::/112"
+	dualPodSubnet     = "10.244.0.0/16," + ipv6PodSubnet
+	dualServiceSubnet = "10.96.0.0/16," + ipv6ServiceSubnet
 )
 
 // The pod networks that can be chosen for a cluster.
@@ -82,11 +85,13 @@ func (k *checker) subnets(field, text string) []netip.Prefix {
 		families[prefix.Addr().Is4()]++
 		list = append(list, prefix)
 	}
-	switch {
-	case k.Networking.IPFamily == Dual && (families[true] != 1 || families[false] != 1):
+	switch family := k.Networking.IPFamily; {
+	case family == Dual && (families[true] != 1 || families[false] != 1):
 		k.report.Add(field, "found %s, expected one subnet of each family with a comma between them, because ipFamily is dual", strictyaml.Quote(text))
-	case k.Networking.IPFamily != Dual && (families[true] != 1 || families[false] != 0):
-		k.report.Add(field, "found %s, expected one IPv4 subnet; ipFamily: dual takes one of each family", strictyaml.Quote(text))
+	case family == IPv6 && (families[true] != 0 || families[false] != 1):
+		k.report.Add(field, "found %s, expected one IPv6 subnet, because ipFamily is ipv6; dual takes one of each family", strictyaml.Quote(text))
+	case family != IPv6 && family != Dual && (families[true] != 1 || families[false] != 0):
+		k.report.Add(field, "found %s, expected one IPv4 subnet; ipFamily: ipv6 takes one of IPv6, and dual one of each family", strictyaml.Quote(text))
 	}
 	return list
 }
@@ -125,7 +130,7 @@ func (k *checker) ports() {
 					k.report.Add(field+".hostPort", "found %d in a group of %d nodes, which cannot all have it; make a group of one node, or leave hostPort out",
 						p.HostPort, g.Count)
 				}
-				id := hostPort{p.Address(), p.Transport(), p.HostPort}
+				id := hostPort{k.Networking.ListenAddress(p), p.Transport(), p.HostPort}
 				if first, again := seen[id]; again {
 					k.report.Add(field+".hostPort", "found %d again, it is already that of %s", p.HostPort, first)
 				} else {
@@ -136,15 +141,20 @@ func (k *checker) ports() {
 	}
 }
 
-// DefaultListenAddress is where ports are published that name no address: nobody but this host reaches them.
+// DefaultListenAddress is where the API server and ports are published that name no address: nobody but this host reaches them.
 const DefaultListenAddress = "127.0.0.1"
 
-// Address is the host's address that the port is published at.
-func (p Port) Address() string {
-	if p.ListenAddress == "" {
+// ListenAddress is the host's address that a node's port is published at. The Engine passes connections on to the node's address of the
+// same family, at which services of type NodePort answer in clusters of IPv6 alone.
+func (n Networking) ListenAddress(p Port) string {
+	switch {
+	case p.ListenAddress != "":
+		return p.ListenAddress
+	case n.IPFamily == IPv6:
+		return "::1"
+	default:
 		return DefaultListenAddress
 	}
-	return p.ListenAddress
 }
 
 // Transport is the port's protocol, tcp or udp.

@@ -125,7 +125,7 @@ type Mount struct {
 
 // Port is a port of a node on the host.
 type Port struct {
-	// ListenAddress is the host's address; the default is 127.0.0.1.
+	// ListenAddress is the host's address; the default is 127.0.0.1, or ::1 with ipFamily ipv6.
 	ListenAddress string `json:"listenAddress,omitempty" jsonschema:"example=0.0.0.0"`
 	// HostPort is the port on the host; the default is one that the Engine chooses, anew at each start.
 	HostPort int `json:"hostPort,omitempty" jsonschema:"minimum=0,maximum=65535"`
@@ -139,12 +139,12 @@ type Port struct {
 type Networking struct {
 	// Network is a network of the Engine that the nodes join and that stays when the cluster goes; the default is one of the cluster's own.
 	Network string `json:"network,omitempty"`
-	// IPFamily is that of pods and services; the default is ipv4.
-	IPFamily string `json:"ipFamily,omitempty" jsonschema:"enum=ipv4,enum=dual,default=ipv4"`
-	// PodSubnet is what pods get their addresses from; the default is the image's. Of a dual cluster it is one of each family, with a comma
-	// between them.
+	// IPFamily is that of pods and services, and with ipv6 of nodes; the default is ipv4.
+	IPFamily string `json:"ipFamily,omitempty" jsonschema:"enum=ipv4,enum=ipv6,enum=dual,default=ipv4"`
+	// PodSubnet is what pods get their addresses from; the default is the image's, or with IPv6 fd00:10:244::/56. Of a dual cluster it is one
+	// of each family, with a comma between them.
 	PodSubnet string `json:"podSubnet,omitempty" jsonschema:"example=10.244.0.0/16"`
-	// ServiceSubnet is what services get their addresses from; the default is kubeadm's, 10.96.0.0/12.
+	// ServiceSubnet is what services get their addresses from; the default is kubeadm's, 10.96.0.0/12, or with IPv6 fd00:10:96::/112.
 	ServiceSubnet string `json:"serviceSubnet,omitempty" jsonschema:"example=10.96.0.0/12"`
 	// CNI is the pod network; the default is bridge, or none when the image has none.
 	CNI string `json:"cni,omitempty" jsonschema:"enum=bridge,enum=flannel,enum=none"`

@@ -204,7 +204,7 @@ func (n *netCluster) podsReachPods() {
 	n.t.Helper()
 	for from, own := range n.addresses {
 		for to, address := range n.addresses {
-			if got, want := n.mustIn(from, "get", "http://"+address+":8080"), to+" "+own+"\n"; from != to && got != want {
+			if got, want := n.mustIn(from, "get", "http://"+net.JoinHostPort(address, "8080")), to+" "+own+"\n"; from != to && got != want {
 				n.t.Errorf("%s answers %q, want %q", to, got, want)
 			}
 		}
@@ -240,7 +240,7 @@ func (n *netCluster) services() {
 	for pod := range n.addresses {
 		for _, host := range []string{address, "net", "net.default.svc.cluster.local"} {
 			n.eventually("asking for the service", func(ctx context.Context) error {
-				out, err := n.in(ctx, pod, "get", "http://"+host)
+				out, err := n.in(ctx, pod, "get", "http://"+net.JoinHostPort(host, "80"))
 				if answering, _, _ := strings.Cut(out, " "); err == nil && n.addresses[answering] == "" {
 					return fmt.Errorf("%s answers %q", host, out)
 				}
@@ -250,7 +250,7 @@ func (n *netCluster) services() {
 	}
 	for node, address := range n.nodes {
 		n.eventually("asking "+node, func(ctx context.Context) error {
-			request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+":30080", nil)
+			request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(address, "30080"), nil)
 			if err != nil {
 				return err
 			}

@@ -3,7 +3,7 @@
 set -eu
 
 systemctl set-default multi-user.target
-systemctl enable kubelet.service nodeimg-flannel.path nodeimg-network.path
+systemctl enable kubelet.service nodeimg-dns@tcp.service nodeimg-dns@udp.service nodeimg-flannel.path nodeimg-network.path
 # Whichever the node's runtime has.
 for unit in containerd.service cri-docker.service crio.service docker.service nodeimg-store.service; do
 	if [ -e "/etc/systemd/system/$unit" ]; then

@@ -78,14 +78,30 @@ select_iptables() {
 	done
 }
 
-node_ipv4() { ip -4 -o address show scope global 2>/dev/null | awk '{ sub("/.*", "", $4); print $4; exit }'; }
+choose_family() {
+	# The Engine's networks have IPv4 whatever else they have, so the addresses do not say what the cluster's are to be.
+	case ${NODEIMG_IP_FAMILY:-ipv4} in
+	ipv4) family=4 ;;
+	ipv6) family=6 ;;
+	*)
+		say "ERROR: NODEIMG_IP_FAMILY is $NODEIMG_IP_FAMILY, expected ipv4 or ipv6"
+		exit 1
+		;;
+	esac
+}
 
-default_route() {
+# address_of and device_of print the container's first address of the family and its network device.
+address_of() { ip "-$1" -o address show scope global 2>/dev/null | awk '{ sub("/.*", "", $4); print $4; exit }'; }
+device_of() { ip "-$1" -o address show scope global 2>/dev/null | awk '{ print $2; exit }'; }
+
+default_routes() {
 	# On a network without a route out there is no default route, but host processes reach service addresses only through one: the packet
 	# must be routable before it is rewritten. It leads to the bridge and no further.
-	[ -z "$(ip -4 route show default 2>/dev/null)" ] || return 0
-	device=$(ip -4 -o address show scope global 2>/dev/null | awk '{ print $2; exit }')
-	[ -z "$device" ] || ip route add default dev "$device" metric 4096 2>/dev/null || say "cannot add a default route"
+	for each in 4 6; do
+		device=$(device_of "$each")
+		if [ -z "$device" ] || [ -n "$(ip "-$each" route show default 2>/dev/null)" ]; then continue; fi
+		ip "-$each" route add default dev "$device" metric 4096 2>/dev/null || say "cannot add a default route for IPv$each"
+	done
 }
 
 forward() {
@@ -104,19 +120,31 @@ docker_dns() {
 rewrite_dns() {
 	# Pods cannot reach 127.0.0.11, so the redirections are copied to an address that they can.
 	address=$(ip -4 route show default | awk '$2 == "via" { print $3; exit }')
-	[ -n "$address" ] || address=$(node_ipv4)
+	[ -n "$address" ] || address=$(address_of 4)
 	[ -n "$address" ] || return 0
 	sed -e 's/-d 127\.0\.0\.11/-d '"$address"'/g' \
 		-e 's/^-A OUTPUT \(.*\) -j DOCKER_OUTPUT/&\n-A PREROUTING \1 -j DOCKER_OUTPUT/' \
 		-e 's/^-A DOCKER_POSTROUTING -s 127\.0\.0\.11\(.*\) -j SNAT --to-source :53/-A DOCKER_POSTROUTING -s 127.0.0.11\1 -j SNAT --to-source '"$address"':53/' \
 		"$runtime/nat" >"$runtime/nat.new"
 	iptables-restore <"$runtime/nat.new" || { say "cannot rewrite Docker's DNS redirection; pods will not resolve outside names"; return 0; }
-	for knob in all "$(ip -4 -o address show scope global | awk '{ print $2; exit }')"; do
+	for knob in all "$(device_of 4)"; do
 		echo 1 >"/proc/sys/net/ipv4/conf/$knob/route_localnet" 2>/dev/null || true
 	done
 	# resolv.conf is a bind mount: it can be written, not replaced.
-	sed "s/^nameserver .*/nameserver $address/" /etc/resolv.conf >"$runtime/resolv.conf"
+	{
+		echo "nameserver $address"
+		[ "$family" = 4 ] || relay_dns
+		sed '/^nameserver /d' /etc/resolv.conf
+	} >"$runtime/resolv.conf"
 	cat "$runtime/resolv.conf" >/etc/resolv.conf
+}
+
+relay_dns() {
+	# Pods that have IPv6 alone cannot reach an IPv4 address at all: nodeimg-dns@.service answers them at the node's own.
+	own=$(address_of 6)
+	[ -n "$own" ] || return 0
+	printf 'NODEIMG_DNS=%s\nNODEIMG_DNS6=%s\n' "$address" "$own" >"$runtime/dns.env"
+	echo "nameserver $own"
 }
 
 configure_kubelet() {
@@ -126,10 +154,11 @@ configure_kubelet() {
 }
 
 render_kubeadm() {
-	address=$(node_ipv4)
-	[ -n "$address" ] || { say "this container has no global IPv4 address; /etc/nodeimg/kubeadm.yaml is not written"; return 0; }
+	address=$(address_of "$family")
+	[ -n "$address" ] || { say "this container has no global IPv$family address; /etc/nodeimg/kubeadm.yaml is not written"; return 0; }
 	# A name outlives a change of address, for kube-proxy's configuration too; without Docker's resolver other nodes do not know it.
 	endpoint=$address
+	[ "$family" = 4 ] || endpoint="[$address]"
 	[ -z "$resolver" ] || endpoint=$(hostname)
 	mkdir -p /etc/nodeimg
 	sed -e "s/@NODE_ADDRESS@/$address/g" -e "s/@CONTROL_PLANE@/$endpoint/g" \
@@ -148,7 +177,7 @@ choose_network() {
 	*) network=$NODEIMG_CNI ;;
 	esac
 	rm -f /etc/cni/net.d/10-flannel.conflist /etc/cni/net.d/99-nodeimg.conflist
-	device=$(ip -4 -o address show scope global 2>/dev/null | awk '{ print $2; exit }')
+	device=$(device_of "$family")
 	case $network in
 	flannel | none) ;;
 	bridge)
@@ -166,18 +195,21 @@ choose_network() {
 
 follow_address() {
 	# A restarted container can come back with another address, which Kubernetes wrote into its files and certificates.
-	address=$(node_ipv4)
+	address=$(address_of "$family")
 	[ -n "$address" ] || return 0
 	mkdir -p "$state"
-	old=$(cat "$state/ipv4" 2>/dev/null || true)
+	old=$(cat "$state/address" 2>/dev/null || true)
 	if [ -z "$old" ] || [ "$old" = "$address" ] || [ ! -d /etc/kubernetes ]; then
-		echo "$address" >"$state/ipv4"
+		echo "$address" >"$state/address"
 		return 0
 	fi
 	say "address changed from $old to $address"
+	# An address must not be found in a longer one; one of IPv4 may have a port behind it.
+	beside='[^0-9.]'
+	[ "$family" = 4 ] || beside='[^0-9a-f:]'
 	pattern=$(printf '%s' "$old" | sed 's/\./\\./g')
 	find /etc/kubernetes /var/lib/kubelet -maxdepth 2 -type f \( -name '*.conf' -o -name '*.yaml' -o -name '*.env' \) \
-		-exec sed -i "s/\b$pattern\b/$address/g" {} +
+		-exec sed -i -E "s/(^|$beside)$pattern($beside|\$)/\1$address\2/g" {} +
 	# What the control plane was really made with, where nodeimg has made it.
 	config=/etc/kubernetes/kubeadm.yaml
 	[ -f "$config" ] || config=/etc/nodeimg/kubeadm.yaml
@@ -190,7 +222,7 @@ follow_address() {
 		done
 	fi
 	# Last: a start that was cut short does all of it again.
-	echo "$address" >"$state/ipv4"
+	echo "$address" >"$state/address"
 }
 
 check_cgroups
@@ -199,7 +231,8 @@ new_identity
 pass_proxy
 select_iptables
 forward
-default_route
+choose_family
+default_routes
 resolver=
 if docker_dns; then
 	resolver=docker

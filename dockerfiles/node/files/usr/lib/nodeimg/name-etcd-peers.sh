@@ -10,7 +10,7 @@ container=$(crictl ps --quiet --state running --name '^etcd$')
 [ -n "$container" ] || { echo "etcd does not run" >&2; exit 1; }
 
 etcdctl() {
-	crictl exec "$container" etcdctl --endpoints=https://127.0.0.1:2379 --cacert="$pki/ca.crt" --cert="$pki/server.crt" --key="$pki/server.key" "$@"
+	crictl exec "$container" etcdctl --endpoints=https://localhost:2379 --cacert="$pki/ca.crt" --cert="$pki/server.crt" --key="$pki/server.key" "$@"
 }
 
 # A line is ID, status, name, peer URLs, client URLs, learner; a kubeadm member is called as its node.
