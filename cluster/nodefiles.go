@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+	"golang.org/x/mod/semver"
 
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/recipes"
@@ -56,12 +57,12 @@ func startFiles(ctx context.Context, engine *dockerengine.Engine, image string, 
 	if err != nil {
 		return nil, err
 	}
-	name, _, _ := strings.Cut(found.Labels[recipes.LabelCRI], " ")
+	name, version, _ := strings.Cut(found.Labels[recipes.LabelCRI], " ")
 	cri := recipes.CRIName(name)
 	if runtimeUnits[cri] == "" {
 		return nil, recipes.InputErrorf("%s has no container runtime that takes registryMirrors or caCertificates: found %q in its label %s", image, name, recipes.LabelCRI)
 	}
-	files, err := mirrorFiles(cri, mirrors)
+	files, err := mirrorFiles(cri, version, mirrors)
 	if err != nil || len(certificates) == 0 {
 		return files, err
 	}
@@ -75,23 +76,30 @@ func startFiles(ctx context.Context, engine *dockerengine.Engine, image string, 
 	}), nil
 }
 
+// firstDockerHosts is the first Docker Engine that reads hosts.toml files, as containerd does (github.com/docker/docker, daemon/hosts.go). Older
+// ones know mirrors of docker.io alone.
+const firstDockerHosts = "28.0.0"
+
 // mirrorFiles are the runtime's configuration of mirrors.
-func mirrorFiles(cri recipes.CRIName, mirrors map[string][]string) ([]dockerengine.File, error) {
+func mirrorFiles(cri recipes.CRIName, version string, mirrors map[string][]string) ([]dockerengine.File, error) {
 	switch {
 	case len(mirrors) == 0:
 		return nil, nil
 	case cri == recipes.CRIContainerd:
-		return containerdMirrors(mirrors)
+		return hostsFiles("/etc/containerd/certs.d", mirrors)
 	case cri == recipes.CRICRIO:
 		return crioMirrors(mirrors)
+	case semver.Compare("v"+version, "v"+firstDockerHosts) < 0:
+		return nil, recipes.InputErrorf("spec.registryMirrors: nodes with the Docker Engine %s do not know mirrors of any registry; choose an image with Docker %s or newer, "+
+			"containerd or CRI-O", version, firstDockerHosts)
 	default:
-		return nil, recipes.InputErrorf("spec.registryMirrors: nodes with the Docker Engine do not know mirrors of any registry; choose an image with containerd or CRI-O")
+		return hostsFiles("/etc/docker/certs.d", mirrors)
 	}
 }
 
-// containerdMirrors writes the hosts.toml of each registry (containerd, docs/hosts.md). A mirror's path goes before the names of
+// hostsFiles writes the hosts.toml of each registry below the folder (containerd, docs/hosts.md). A mirror's path goes before the names of
 // repositories, as in recipes.
-func containerdMirrors(mirrors map[string][]string) ([]dockerengine.File, error) {
+func hostsFiles(folder string, mirrors map[string][]string) ([]dockerengine.File, error) {
 	var files []dockerengine.File
 	for _, host := range slices.Sorted(maps.Keys(mirrors)) {
 		var text strings.Builder
@@ -104,7 +112,7 @@ func containerdMirrors(mirrors map[string][]string) ([]dockerengine.File, error)
 			// By hand: mirrors are tried in their order, and an encoder would sort them.
 			fmt.Fprintf(&text, "[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n  override_path = true\n", u)
 		}
-		files = append(files, dockerengine.File{Path: "/etc/containerd/certs.d/" + host + "/hosts.toml", Mode: 0o644, Content: []byte(text.String())})
+		files = append(files, dockerengine.File{Path: folder + "/" + host + "/hosts.toml", Mode: 0o644, Content: []byte(text.String())})
 	}
 	return files, nil
 }

@@ -15,20 +15,20 @@ import (
 // TestMirrorFiles holds what each runtime is told: mirrors in their order, and a mirror's path before the names of repositories.
 func TestMirrorFiles(t *testing.T) {
 	mirrors := map[string][]string{"docker.io": {"https://z.example/hub/", "http://10.0.0.1:5000"}, "registry.k8s.io": {"https://a.example"}}
-	for cri, want := range map[recipes.CRIName]map[string]string{
-		recipes.CRIContainerd: {
-			"/etc/containerd/certs.d/docker.io/hosts.toml": `[host."https://z.example/v2/hub"]
+	const hub = `[host."https://z.example/v2/hub"]
   capabilities = ["pull", "resolve"]
   override_path = true
 [host."http://10.0.0.1:5000/v2"]
   capabilities = ["pull", "resolve"]
   override_path = true
-`,
-			"/etc/containerd/certs.d/registry.k8s.io/hosts.toml": `[host."https://a.example/v2"]
+`
+	const k8s = `[host."https://a.example/v2"]
   capabilities = ["pull", "resolve"]
   override_path = true
-`,
-		},
+`
+	for cri, want := range map[recipes.CRIName]map[string]string{
+		recipes.CRIContainerd: {"/etc/containerd/certs.d/docker.io/hosts.toml": hub, "/etc/containerd/certs.d/registry.k8s.io/hosts.toml": k8s},
+		recipes.CRIDocker:     {"/etc/docker/certs.d/docker.io/hosts.toml": hub, "/etc/docker/certs.d/registry.k8s.io/hosts.toml": k8s},
 		recipes.CRICRIO: {"/etc/containers/registries.conf.d/50-nodeimg.conf": `[[registry]]
 location = 'docker.io'
 
@@ -46,7 +46,7 @@ location = 'registry.k8s.io'
 location = 'a.example'
 `},
 	} {
-		files, err := mirrorFiles(cri, mirrors)
+		files, err := mirrorFiles(cri, "28.0.4", mirrors)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -58,8 +58,8 @@ location = 'a.example'
 			t.Errorf("%s (-want +got):\n%s", cri, diff)
 		}
 	}
-	if _, err := mirrorFiles(recipes.CRIDocker, mirrors); !errors.As(err, new(*recipes.InputError)) {
-		t.Errorf("the Docker Engine: %v", err)
+	if _, err := mirrorFiles(recipes.CRIDocker, "27.5.1", mirrors); !errors.As(err, new(*recipes.InputError)) {
+		t.Errorf("an older Docker Engine: %v", err)
 	}
 }
 

@@ -51,18 +51,8 @@ spec: {type: NodePort, selector: {app: mirrored}, ports: [{port: 80, targetPort:
 // on a worker that comes later.
 func TestConfig(t *testing.T) {
 	l := clusters(t)
-	const network = "described-by-the-test"
-	l.docker("network", "create", network)
-	t.Cleanup(func() {
-		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "docker", "network", "rm", network)
-		cmd.Env = append(os.Environ(), "DOCKER_HOST="+l.host)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("down has removed a network that is not its own: %v\n%s", err, out)
-		}
-	})
 	dir := t.TempDir()
-	gateway := strings.TrimSpace(l.docker("network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", network))
-	mirror, authority := startMirror(t, gateway)
+	mirror, authority := startMirror(t, l.network("described-by-the-test"))
 	port := freePort(t)
 	write(t, filepath.Join(dir, "authority.pem"), string(authority))
 	write(t, filepath.Join(dir, "data", "hello"), "from the host")
@@ -233,6 +223,20 @@ func (d descriptions) unseen(value string) {
 	if strings.Contains(labels, value) {
 		d.t.Errorf("labels have a value of the environment:\n%s", labels)
 	}
+}
+
+// network makes a network that goes with the test, and returns this host's address on it.
+func (l launcher) network(name string) (gateway string) {
+	l.t.Helper()
+	l.docker("network", "create", name)
+	l.t.Cleanup(func() {
+		cmd := exec.CommandContext(context.WithoutCancel(l.t.Context()), "docker", "network", "rm", name)
+		cmd.Env = append(os.Environ(), "DOCKER_HOST="+l.host)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			l.t.Errorf("down has removed a network that is not its own: %v\n%s", err, out)
+		}
+	})
+	return strings.TrimSpace(l.docker("network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", name))
 }
 
 // startMirror starts a registry with the application at the address, and returns its URL and the certificate to trust.

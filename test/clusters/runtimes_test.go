@@ -22,8 +22,17 @@ import (
 	"github.com/nodeimg/nodeimg/test/internal/tools"
 )
 
-// TestRuntimes makes clusters of nodes with the Docker Engine and with CRI-O, and loads images into them; TestUp does so with
-// containerd.
+// mirroredCluster is a cluster on a network whose nodes find a registry by its mirror alone.
+const mirroredCluster = `apiVersion: nodeimg.dev/v1alpha1
+kind: Cluster
+spec:
+  networking: {network: %s}
+  registryMirrors: {mirrored.test: [%q]}
+  caCertificates: [authority.pem]
+`
+
+// TestRuntimes makes clusters of nodes with the Docker Engine and with CRI-O, pulls through a mirror and loads images into them; TestConfig
+// and TestUp do so with containerd.
 func TestRuntimes(t *testing.T) {
 	for _, runtime := range []struct {
 		name string
@@ -37,7 +46,11 @@ func TestRuntimes(t *testing.T) {
 			nodeimg(t.Context(), t, []string{"DOCKER_HOST=" + l.host}, "build", filepath.Join(command.Root(t), "recipes", "k8s-node-"+runtime.name+".yaml"), "-o", "type=docker", "-t", image)
 			defer l.docker("rmi", image)
 			reached("image built")
-			l.must("up", image, "--name", cluster, "--workers", "1", "--privileged", "--progress", "plain")
+			mirror, authority := startMirror(t, l.network(cluster))
+			file := filepath.Join(t.TempDir(), "cluster.yaml")
+			write(t, file, fmt.Sprintf(mirroredCluster, cluster, mirror))
+			write(t, filepath.Join(filepath.Dir(file), "authority.pem"), string(authority))
+			l.must("up", image, "--config", file, "--name", cluster, "--workers", "1", "--privileged", "--progress", "plain")
 			defer l.must("down", "--name", cluster)
 			reached("two nodes Ready")
 			loads(l, cluster, runtime.unpacked)
@@ -54,6 +67,8 @@ func TestRuntimes(t *testing.T) {
 			l.docker("restart", worker)
 			l.podReady(cluster, "restarted", worker, "example/second:v1")
 			reached("worker restarted")
+			l.docker("exec", worker, "crictl", "pull", "mirrored.test/team/app:v1")
+			reached("pulled through the mirror")
 		})
 	}
 }
