@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 	"github.com/moby/buildkit/util/staticfs"
@@ -60,18 +58,7 @@ func start(t *testing.T) (builder.Builder, *cache.Cache, map[string]builder.Layo
 // files returns the content of the regular files of the image in dir, by path, and the latest time in any header.
 func files(t *testing.T, dir string, d digest.Digest) (map[string]string, time.Time) {
 	t.Helper()
-	p, err := layout.FromPath(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	hash, err := v1.NewHash(d.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	img, err := p.Image(hash)
-	if err != nil {
-		t.Fatal(err)
-	}
+	img := buildtest.Image(t, dir, d)
 	if err := validate.Image(img, validate.Fast); err != nil {
 		t.Fatalf("validating the result: %v", err)
 	}

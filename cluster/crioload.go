@@ -144,22 +144,17 @@ func (l *crioLoading) replace(ctx context.Context, state crioState, lacking []tr
 		total += s.Size
 	}
 	step.Total(total)
-	r, w := io.Pipe()
-	written := make(chan error, 1)
-	counting := &countingWriter{to: w, step: step}
-	go func() {
-		err := l.write(ctx, counting, files, lacking)
-		w.CloseWithError(err)
-		written <- err
-	}()
-	_, err = l.engine.Exec(ctx, l.node.ID, r, nil, loadedImages, "take", state.store, name)
-	_ = r.Close()
-	writeErr := <-written
-	*sent += counting.bytes
-	if writeErr != nil && !errors.Is(writeErr, io.ErrClosedPipe) {
-		return writeErr
-	}
-	return err
+	counting := &countingWriter{step: step}
+	defer func() { *sent += counting.bytes }()
+	return piped(
+		func(w io.Writer) error {
+			counting.to = w
+			return l.write(ctx, counting, files, lacking)
+		},
+		func(r io.Reader) error {
+			_, err := l.engine.Exec(ctx, l.node.ID, r, nil, loadedImages, "take", state.store, name)
+			return err
+		})
 }
 
 // storeName is one that no store with other files has.

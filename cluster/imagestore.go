@@ -195,18 +195,28 @@ func (l *loading) send(ctx context.Context, blobs []ocispec.Descriptor, index oc
 		total += d.Size
 	}
 	step.Total(total)
-	r, w := io.Pipe()
-	written := make(chan error, 1)
-	go func() {
-		err := writeLayout(w, l.cache, blobs, encoded, step)
-		w.CloseWithError(err)
-		written <- err
-	}()
 	args := []string{"images", "import", "--no-unpack"}
 	for _, label := range l.store.labels {
 		args = append(args, "--label", label)
 	}
-	_, err = l.ctr(ctx, r, append(args, "-")...)
+	return piped(
+		func(w io.Writer) error { return writeLayout(w, l.cache, blobs, encoded, step) },
+		func(r io.Reader) error {
+			_, err := l.ctr(ctx, r, append(args, "-")...)
+			return err
+		})
+}
+
+// piped lets read have what write writes, while that is written. What went wrong with writing is told rather than what came of it.
+func piped(write func(io.Writer) error, read func(io.Reader) error) error {
+	r, w := io.Pipe()
+	written := make(chan error, 1)
+	go func() {
+		err := write(w)
+		w.CloseWithError(err)
+		written <- err
+	}()
+	err := read(r)
 	_ = r.Close()
 	if writeErr := <-written; writeErr != nil && !errors.Is(writeErr, io.ErrClosedPipe) {
 		return writeErr

@@ -16,8 +16,6 @@ import (
 	"testing"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/opencontainers/go-digest"
 
@@ -147,19 +145,7 @@ COPY --link --from=inner /out/ /out/
 // entries are the headers of the image in dir, by name, and the contents of its small files.
 func entries(t *testing.T, dir string, d digest.Digest) (map[string]*tar.Header, map[string]string) {
 	t.Helper()
-	p, err := layout.FromPath(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	hash, err := v1.NewHash(d.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	image, err := p.Image(hash)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := mutate.Extract(image)
+	r := mutate.Extract(buildtest.Image(t, dir, d))
 	defer r.Close()
 	headers, contents := map[string]*tar.Header{}, map[string]string{}
 	for tr := tar.NewReader(r); ; {

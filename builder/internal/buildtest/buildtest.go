@@ -18,6 +18,7 @@ import (
 	"github.com/gofrs/flock"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -74,6 +75,24 @@ func Sysbox(t testing.TB) string {
 func Recorder(t testing.TB) string {
 	t.Helper()
 	return goBuild(t, "github.com/nodeimg/nodeimg/test/internal/sysbox/recorder", "recorder")
+}
+
+// Image is the image of the digest in the OCI layout in dir.
+func Image(t testing.TB, dir string, d digest.Digest) v1.Image {
+	t.Helper()
+	p, err := layout.FromPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash, err := v1.NewHash(d.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := p.Image(hash)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return image
 }
 
 // Base stores an image in c whose root file system is the program of the folder tool, as /bin/tool and /bin/sh, and returns the
