@@ -3,6 +3,7 @@ package boot
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -58,6 +59,7 @@ func TestBoot(t *testing.T) {
 		if after := n.stamp(t); after != before {
 			t.Error("something below /usr/lib/nodeimg has changed")
 		}
+		smallVar(t, n)
 		image := committed(t, n)
 		// What was removed was noted on the volume, which a commit leaves out.
 		n = m.booted(t, node.Options{Image: image, PlainVar: true, Volumes: map[string]string{"/var/lib/containerd": ""}})
@@ -122,6 +124,37 @@ func TestBoot(t *testing.T) {
 			t.Errorf("the journal does not say what became of the images:\n%s", log)
 		}
 	})
+}
+
+// smallVar holds that the journal takes the disk in small steps, and that dpkg works with its lists outside of /var.
+func smallVar(t *testing.T, n *started) {
+	t.Helper()
+	files := strings.Fields(n.must(t, "find", "/var/log/journal", "-name", "*.journal", "-printf", "%s\n"))
+	for _, size := range files {
+		if bytes, err := strconv.Atoi(size); err != nil || bytes > 1<<20 {
+			t.Errorf("a file of the journal has %s bytes", size)
+		}
+	}
+	if len(files) == 0 {
+		t.Error("the node keeps no journal")
+	}
+	if lists := n.must(t, "find", "/var/lib/dpkg", "-name", "*.list"); lists != "" {
+		t.Errorf("Docker copies the lists of dpkg into each volume on /var:\n%s", lists)
+	}
+	for _, c := range []struct{ command, want string }{
+		{"dpkg --search /bin/bash", "bash: /bin/bash"},
+		{"dpkg-query --list bash | tail -n 1", "ii  bash"},
+		{`mkdir -p /tmp/small/DEBIAN /tmp/small/opt
+			echo here >/tmp/small/opt/small
+			printf 'Package: small\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: small\n' >/tmp/small/DEBIAN/control
+			dpkg-deb --build /tmp/small /tmp/small.deb && dpkg --install /tmp/small.deb && dpkg --search /opt/small`, "small: /opt/small"},
+		{"dpkg --purge small && ! dpkg --listfiles small && ls /opt", "cni"},
+		{"dpkg --audit && echo sound", "sound"},
+	} {
+		if out := n.must(t, "sh", "-ec", c.command); !strings.Contains(out, c.want) {
+			t.Errorf("%s says %q, want %q", c.command, out, c.want)
+		}
+	}
 }
 
 // waitsForRange holds that a pod waits until the node has its part of the pod subnet, and then has an address of it.

@@ -33,6 +33,12 @@ if [ -d /usr/local/share/ca-certificates/nodeimg ]; then
 	update-ca-certificates
 fi
 
+# What Docker copies for each node, because a volume is at /var, is only what changes: most of it were the lists of the packages' files.
+if [ -d /var/lib/dpkg/info ] && [ ! -L /var/lib/dpkg/info ]; then
+	mv /var/lib/dpkg/info /usr/lib/nodeimg/dpkg-info
+	ln -s /usr/lib/nodeimg/dpkg-info /var/lib/dpkg/info
+fi
+
 # Every node makes its own on its first start.
 : >/etc/machine-id
 rm -f /var/lib/dbus/machine-id /etc/hostname

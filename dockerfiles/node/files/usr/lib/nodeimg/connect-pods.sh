@@ -73,6 +73,8 @@ announce() {
 mkdir -p "$runtime"
 work=$(mktemp -d "$runtime/network.XXXXXX")
 trap 'rm -rf "$work"' EXIT
+# What kubectl notes about the API server is of no use afterwards.
+export KUBECACHEDIR="$work/cache"
 mkfifo "$work/parts"
 cluster=$(sha256sum "$authority")
 parts=$(await_parts)
