@@ -39,7 +39,11 @@ func (d description) configure(text string) (string, error) {
 			set(doc, "mode", d.spec.Networking.KubeProxyMode)
 		}
 	}
-	if list, err = patched(list, d.node.KubeadmPatches, d.node.KubeadmPatchesJSON6902); err != nil {
+	merges, operations, _, err := d.split()
+	if err != nil {
+		return "", err
+	}
+	if list, err = patched(list, merges, operations); err != nil {
 		return "", err
 	}
 	return encode(list...)

@@ -164,6 +164,9 @@ func (n *member) join(ctx context.Context, to invitation, as joining) error {
 		if config, err = n.described.configure(config); err != nil {
 			return err
 		}
+		if config, err = n.patchKubelet(ctx, config); err != nil {
+			return err
+		}
 		if err := n.write(ctx, discoveryPath, to.discovery); err != nil {
 			return err
 		}

@@ -255,6 +255,9 @@ func (m *maker) init(ctx context.Context) (config string, err error) {
 		if config, err = first.described.configure(config); err != nil {
 			return err
 		}
+		if config, err = first.patchKubelet(ctx, config); err != nil {
+			return err
+		}
 		if err := first.keep(ctx, config); err != nil {
 			return err
 		}

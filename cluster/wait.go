@@ -84,6 +84,13 @@ func bootAll(ctx context.Context, members []*member) error {
 const readyPods = `out=$(kubectl --kubeconfig ` + adminConfig + ` get pods -n kube-system --no-headers 2>&1) || { echo "$out"; exit 1; }
 	[ -n "$out" ] && echo "$out" | awk '{ split($2, n, "/"); if (n[1] != n[2] || n[2] < 1) { print; bad = 1 } } END { exit bad }'`
 
+// podReasons are the last lines of some of the pods of the system that are not Ready.
+const podReasons = `kubectl --kubeconfig ` + adminConfig + ` get pods -n kube-system --no-headers | awk '{ split($2, n, "/"); if (n[1] != n[2]) print $1 }' | head -n 3 |
+	while read -r pod; do
+		echo "$pod:"
+		kubectl --kubeconfig ` + adminConfig + ` logs -n kube-system --tail 5 --all-containers "$pod" </dev/null 2>&1
+	done`
+
 // ready waits for the nodes and for the pods of the system. An image without a pod network cannot be Ready, so nothing is waited for.
 func (m *maker) ready(ctx context.Context) error {
 	first := m.controlPlanes[0]
@@ -96,7 +103,10 @@ func (m *maker) ready(ctx context.Context) error {
 	}
 	step := progress.Start(ctx, "[%s] pods of kube-system Ready", m.name)
 	if err := step.Done(first.await(ctx, readyPods)); err != nil {
-		return fmt.Errorf("waiting until the pods of kube-system are Ready: %w", err)
+		limited, cancel := context.WithTimeout(ctx, explainLimit)
+		defer cancel()
+		out, _ := first.exec(limited, "sh", "-c", podReasons)
+		return fmt.Errorf("waiting until the pods of kube-system are Ready: %w\n%s", err, withRemedy(strings.TrimSpace(out)))
 	}
 	return nil
 }
@@ -159,7 +169,20 @@ const explainLimit = 10 * time.Second
 const reasons = `df -P /var / | awk 'NR > 1 && $4 < 102400 { print "no space: " $6 " has " $4 " KiB of " $2 " KiB left" }'
 	systemctl list-units --failed --plain --no-legend --no-pager
 	journalctl --no-pager -n 15 -o short-monotonic -p warning -u containerd -u docker -u cri-docker -u crio -u nodeimg-store
-	journalctl --no-pager -n 15 -o short-monotonic -u kubelet`
+	journalctl --no-pager -n 15 -o short-monotonic -u kubelet
+	journalctl --no-pager -o short-monotonic | grep -i -m 1 '` + crowded + `'`
+
+// crowded is what programs say when root has no instance of inotify left, of which each node needs some more than a dozen.
+const crowded = "too many open files"
+
+// withRemedy adds to what a node has said what helps.
+func withRemedy(said string) string {
+	if !strings.Contains(strings.ToLower(said), crowded) {
+		return said
+	}
+	return said + "\nRoot of the host has probably no instance of inotify left for more nodes: sysctl -w fs.inotify.max_user_instances=1024 there, and the same " +
+		"in a file in /etc/sysctl.d; nodeimg doctor looks at it"
+}
 
 // explained adds to err what the node says about itself.
 func (n *member) explained(ctx context.Context, err error) error {
@@ -174,5 +197,5 @@ func (n *member) explained(ctx context.Context, err error) error {
 		console, consoleErr := n.engine.Logs(limited, n.id)
 		out = errors.Join(execErr, consoleErr).Error() + "\n" + console
 	}
-	return fmt.Errorf("node %s: %w\n%s", n.name, err, strings.TrimSpace(out))
+	return fmt.Errorf("node %s: %w\n%s", n.name, err, withRemedy(strings.TrimSpace(out)))
 }

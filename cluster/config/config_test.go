@@ -104,7 +104,7 @@ func TestErrors(t *testing.T) {
 		"patch without kind": {"spec: {kubeadmPatches: ['a: b']}", "spec.kubeadmPatches[0]: found a patch without kind"},
 		"patch is no YAML":   {"spec: {kubeadmPatches: ['- a']}", "spec.kubeadmPatches[0]: found text that is no YAML mapping"},
 		"operation":          {"spec: {kubeadmPatchesJSON6902: [{kind: JoinConfiguration, patch: '[{op: add}]'}]}", "patch: found text that is no list of operations"},
-		"worker's kind":      {"spec: {workers: [{kubeadmPatchesJSON6902: [{kind: KubeletConfiguration, patch: '[]'}]}]}", "expected JoinConfiguration here"},
+		"worker's kind":      {"spec: {workers: [{kubeadmPatchesJSON6902: [{kind: KubeProxyConfiguration, patch: '[]'}]}]}", "expected JoinConfiguration or KubeletConfiguration here"},
 		"mirror":             {"spec: {registryMirrors: {docker.io: []}}", "spec.registryMirrors[docker.io]: found no mirror"},
 		"mirror's registry":  {"spec: {registryMirrors: {'https://docker.io': [https://a.example]}}", "expected its host alone"},
 		"line break":         {"spec: {runtime: \"a\\nb\"}", "spec.runtime: found \"a\\nb\", expected text without control characters"},

@@ -16,10 +16,12 @@ import (
 const (
 	kindJoin = "JoinConfiguration"
 	kindInit = "InitConfiguration"
+	// KindKubelet is that of the kubelets. One for all nodes is among what the first control plane is made of; a group's is for its nodes.
+	KindKubelet = "KubeletConfiguration"
 )
 
-// allKinds are those of which the first control plane is made; every other node is made of a JoinConfiguration.
-var allKinds = []string{"ClusterConfiguration", kindInit, kindJoin, "KubeletConfiguration", "KubeProxyConfiguration"}
+// allKinds are those of which the first control plane is made; every other node is made of a JoinConfiguration, and has a kubelet.
+var allKinds = []string{"ClusterConfiguration", kindInit, kindJoin, KindKubelet, "KubeProxyConfiguration"}
 
 // patches checks patches for documents of the kinds.
 func (k *checker) patches(path string, kinds, merges []string, operations []PatchJSON6902) {

@@ -95,9 +95,9 @@ type Group struct {
 	Memory string `json:"memory,omitempty" jsonschema:"example=2g"`
 	// CPUs is how many processors each node may use at most; the default is spec.cpus.
 	CPUs float64 `json:"cpus,omitempty" jsonschema:"minimum=0"`
-	// KubeadmPatches come after spec.kubeadmPatches.
+	// KubeadmPatches come after spec.kubeadmPatches. Those of the KubeletConfiguration are for the kubelets of this group only.
 	KubeadmPatches []string `json:"kubeadmPatches,omitempty"`
-	// KubeadmPatchesJSON6902 come after spec.kubeadmPatchesJSON6902.
+	// KubeadmPatchesJSON6902 come after spec.kubeadmPatchesJSON6902, and are for the kubelets of this group too.
 	KubeadmPatchesJSON6902 []PatchJSON6902 `json:"kubeadmPatchesJSON6902,omitempty"`
 }
 

@@ -70,7 +70,7 @@ func (k *checker) group(path string, role Role, groups Groups) {
 	for i, g := range groups {
 		field := fmt.Sprintf("%s[%d]", path, i)
 		k.nodes(field, g)
-		kinds := []string{kindJoin}
+		kinds := []string{kindJoin, KindKubelet}
 		if role == RoleControlPlane && i == 0 {
 			kinds = allKinds
 		}

@@ -47,6 +47,9 @@ func TestVerdicts(t *testing.T) {
 		{"inotify", judgeInotify(512, 524288), OK, "512", ""},
 		{"few instances", judgeInotify(128, 1<<20), Warning, "128", "sysctl -w fs.inotify.max_user_instances=512, and"},
 		{"few watches", judgeInotify(1024, 8192), Warning, "8192", "sysctl -w fs.inotify.max_user_watches=524288, and"},
+		{"room for nodes", verdict{OK, "", judgeCrowd(27, 101, 128)}, OK, "", ""},
+		{"no room for nodes", verdict{Warning, "", judgeCrowd(27, 102, 128)}, Warning, "", "fs.inotify.max_user_instances=512"},
+		{"no room for many nodes", verdict{Warning, "", judgeCrowd(700, 100, 512)}, Warning, "", "fs.inotify.max_user_instances=1600"},
 
 		{"keys", judgeKeys(20000, 1000000, true), OK, "20000", ""},
 		{"few keys without Sysbox", judgeKeys(200, 1000000, false), OK, "200", ""},

@@ -15,6 +15,7 @@ import (
 	"github.com/nodeimg/nodeimg/builder/display"
 	"github.com/nodeimg/nodeimg/cluster"
 	"github.com/nodeimg/nodeimg/cluster/config"
+	"github.com/nodeimg/nodeimg/cluster/doctor"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/internal/progress"
 )
@@ -98,6 +99,9 @@ func runUp(ctx context.Context, o upOptions, stdout, stderr io.Writer) error {
 		}
 		if err := loadNodeImages(ctx, engine, &o.cluster.Config.Spec); err != nil {
 			return err
+		}
+		if crowded := doctor.Crowded(ctx, engine, o.cluster.Config.Spec.ControlPlanes.Count(), len(o.cluster.Config.Spec.Members())); crowded != "" {
+			fmt.Fprintln(stderr, "Warning:", crowded)
 		}
 		if result, err = cluster.Up(ctx, o.cluster); err != nil {
 			return err

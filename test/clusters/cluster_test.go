@@ -21,11 +21,13 @@ import (
 	"github.com/nodeimg/nodeimg/test/internal/command"
 )
 
-// launcher runs nodeimg against an Engine whose published ports this process can reach.
+// launcher runs nodeimg against an Engine.
 type launcher struct {
 	t          *testing.T
 	host       string
 	kubeconfig string
+	// dial connects to published ports; nil means that they are in the network of this process.
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // run runs nodeimg and returns its exit status and outputs.
@@ -126,6 +128,7 @@ func (l launcher) askNodes(ctx context.Context) (ready []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	config.Dial = l.dial
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, err

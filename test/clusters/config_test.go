@@ -210,6 +210,13 @@ func (d descriptions) special(name string) {
 	d.t.Helper()
 	d.node(name, "special", "17", `[{"effect":"NoSchedule","key":"dedicated","value":"special"}]`)
 	d.has(name, d.kubectl("get", "node", name), "special")
+	patched := []string{`"maxPods":17`, `"containerLogMaxFiles":3`, `"containerLogMaxSize":"3Mi"`, `"registryBurst":7`}
+	d.has("the kubelet of "+name, d.kubectl("get", "--raw", "/api/v1/nodes/"+name+"/proxy/configz"), patched...)
+	for _, want := range patched {
+		if other := d.kubectl("get", "--raw", "/api/v1/nodes/described-worker-1/proxy/configz"); strings.Contains(other, want) {
+			d.t.Errorf("the kubelet of another group has %s", want)
+		}
+	}
 	d.has(name, d.in(name, "sh", "-c", `tr '\0' '\n' </proc/1/environ`), "SECRET=not-to-be-shown")
 	d.has("the mount", d.in(name, "sh", "-c", "cat /data/hello; touch /data/new 2>&1 || true"), "from the host", "Read-only")
 	d.has("the memory", d.in(name, "sh", "-c", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || true"), "1572864000")

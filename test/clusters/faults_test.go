@@ -76,7 +76,7 @@ func TestFaults(t *testing.T) {
 		name := fmt.Sprintf("broken-%t", retain)
 		group.Go(func() {
 			status, _, stderr := l.run("up", "--config", config, "--name", name, "--privileged", fmt.Sprintf("--retain=%t", retain))
-			for _, want := range []string{"node " + name + "-worker-1: ", "kubeadm join", "kubelet.service does not last", "broken on purpose"} {
+			for _, want := range []string{"node " + name + "-worker-1: ", "kubeadm join", "kubelet.service does not last", "broken on purpose", "fs.inotify.max_user_instances"} {
 				if status != 1 || !strings.Contains(stderr, want) {
 					t.Errorf("the kubelet of a worker does not work: exit status %d, want 1 and %q in\n%s", status, want, stderr)
 				}
@@ -115,7 +115,7 @@ func (l launcher) brokenImage() string {
 	const name, image = "nodeimg-clusters-broken", "nodeimg-clusters/broken:kubelet"
 	version := strings.TrimSpace(l.docker("image", "inspect", "--format", `{{index .Config.Labels "dev.nodeimg.kubernetes"}}`, clusterImage))
 	kubelet := filepath.Join(l.t.TempDir(), "kubelet")
-	script := "#!/bin/sh\n[ \"$1\" != --version ] || { echo 'Kubernetes " + version + "'; exit; }\necho 'broken on purpose' >&2\nexit 1\n"
+	script := "#!/bin/sh\n[ \"$1\" != --version ] || { echo 'Kubernetes " + version + "'; exit; }\necho 'inotify_init: too many open files, broken on purpose' >&2\nexit 1\n"
 	if err := os.WriteFile(kubelet, []byte(script), 0o755); err != nil {
 		l.t.Fatal(err)
 	}

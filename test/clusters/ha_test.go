@@ -3,6 +3,7 @@ package clusters
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -13,88 +14,201 @@ import (
 	"time"
 
 	"github.com/nodeimg/nodeimg/test/internal/command"
+	"github.com/nodeimg/nodeimg/test/internal/engine"
 )
 
-// TestControlPlanes makes a cluster of three control planes, which goes on without one of them, and comes back when all its containers
-// start again with each other's addresses.
+// TestControlPlanes makes a cluster of three control planes, which goes on without one of them, and comes back whichever of its containers
+// start again, and however: one, all, with each other's addresses, with the Engine.
 func TestControlPlanes(t *testing.T) {
-	l := clusters(t)
+	running, l := ownEngine(t, engine.Options{})
+	reached := command.Stopwatch(t)
+	buildClusterImage(t.Context(), t, l.host)
+	reached("image built")
 	before := l.has()
-	const cluster = "three"
-	plane := func(n int) string { return fmt.Sprintf("%s-control-plane-%d", cluster, n) }
-	planes := []string{plane(1), plane(2), plane(3)}
-	balancer, worker := cluster+"-load-balancer", cluster+"-worker-1"
-
+	c := newThree(l)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Log(l.wreck(cluster))
+			t.Log(l.wreck(c.name))
 		}
 	})
-	reached := command.Stopwatch(t)
-	l.must("up", clusterImage, "--name", cluster, "--control-planes", "3", "--workers", "1", "--privileged", "--progress", "plain")
+	l.must("up", clusterImage, "--name", c.name, "--control-planes", "3", "--workers", "1", "--privileged", "--retain", "--progress", "plain")
 	reached("three control planes and a worker Ready")
-	if ready := fmt.Sprint(l.nodes()); ready != fmt.Sprint(append(slices.Clone(planes), worker)) {
+	if ready := fmt.Sprint(l.nodes()); ready != fmt.Sprint(c.nodes) {
 		t.Errorf("Ready nodes at the published address: %v", ready)
 	}
-	if who := l.docker("exec", balancer, "sh", "-c", "id -u; grep CapBnd /proc/self/status; touch /written 2>&1 || true"); !strings.HasPrefix(who, "65534\n") ||
+	if who := l.docker("exec", c.balancer, "sh", "-c", "id -u; grep CapBnd /proc/self/status; touch /written 2>&1 || true"); !strings.HasPrefix(who, "65534\n") ||
 		!strings.Contains(who, "CapBnd:\t0000000000000000") || !strings.Contains(who, "Read-only file system") {
 		t.Errorf("the load balancer has what it does not need:\n%s", who)
 	}
-	l.expectNodes(cluster, func(name, state, status string) bool {
-		return state == "running" && (status == "Ready" || name == balancer && status == "")
-	}, append(slices.Clone(planes), worker, balancer))
+	l.expectNodes(c.name, func(name, state, status string) bool {
+		return state == "running" && (status == "Ready" || name == c.balancer && status == "")
+	}, c.all)
+	sent, _ := load(l, c.name, "archive:"+savedApp(t, "example/three:v1"))
+	for _, node := range c.nodes {
+		if sent[node] < ownLayer {
+			t.Errorf("%s was sent %d bytes of an image", node, sent[node])
+		}
+		l.docker("exec", node, "crictl", "inspecti", "-q", "example/three:v1")
+	}
+	reached("an image loaded")
 
-	// The cluster was begun by the node that goes.
-	l.docker("kill", plane(1))
-	l.succeeds(func(ctx context.Context) error {
-		_, err := l.askNodes(ctx)
-		return err
+	c.loses(c.planes[0])
+	reached("lost the first control plane")
+
+	c.restarted("every container started again, one after the other", func() { l.docker(append([]string{"restart"}, c.all...)...) })
+	c.restarted("the load balancer started again", func() { l.docker("restart", c.balancer) })
+	c.restarted("each other's addresses", func() { c.swapAddresses() })
+	c.restarted("every container killed and started again by nodeimg", func() {
+		l.docker(append([]string{"kill"}, c.all...)...)
+		l.must("start", "--name", c.name, "--progress", "plain")
 	})
-	reached("the API server answers without the first control plane")
-	l.expectNodes(cluster, func(name, state, _ string) bool { return (state == "running") == (name != plane(1)) }, append(slices.Clone(planes), worker, balancer))
-	l.must("resize", "--name", cluster, "--workers", "2", "--progress", "plain")
-	l.must("resize", "--name", cluster, "--workers", "1", "--progress", "plain")
-	reached("resized without the first control plane")
-	l.must("start", "--name", cluster, "--progress", "plain")
-	reached("the first control plane Ready again")
-
-	// Every address goes to another container.
-	all := append(slices.Clone(planes), worker, balancer)
-	was := l.addresses(all)
-	l.docker(append([]string{"stop"}, all...)...)
-	for _, name := range all {
-		l.docker("network", "disconnect", "nodeimg-"+cluster, name)
-		l.docker("network", "connect", "nodeimg-"+cluster, name)
-	}
-	l.docker("start", plane(3), worker, balancer, plane(1), plane(2))
-	now := l.addresses(all)
-	if fmt.Sprint(was) == fmt.Sprint(now) || !slices.ContainsFunc(planes, func(name string) bool {
-		return slices.ContainsFunc(planes, func(other string) bool { return name != other && now[name] == was[other] })
-	}) {
-		t.Errorf("no control plane has another's address: %v, before %v", now, was)
-	}
-	l.must("start", "--name", cluster, "--progress", "plain")
-	reached("Ready with each other's addresses")
-	if ready := fmt.Sprint(l.nodes()); ready != fmt.Sprint(append(slices.Clone(planes), worker)) {
-		t.Errorf("Ready nodes at the published address: %v", ready)
-	}
-	for _, name := range planes {
-		l.succeeds(func(ctx context.Context) error {
-			own := append(kubectl("get", "--raw", "/readyz"), "--server", "https://"+now[name]+":6443")
-			out, err := exec.CommandContext(ctx, "docker", append([]string{"--host", l.host, "exec", name}, own...)...).CombinedOutput()
-			if err != nil {
-				return fmt.Errorf("%s at its own address: %w: %s", name, err, out)
+	c.restarted("stopped and started", func() {
+		l.must("stop", "--name", c.name)
+		l.must("start", "--name", c.name, "--progress", "plain")
+	})
+	for name, end := range map[string]func(context.Context) error{"shut down": running.Shutdown, "killed": running.Kill} {
+		c.restarted("the Engine was "+name, func() {
+			if err := errors.Join(end(t.Context()), running.Restart(t.Context())); err != nil {
+				t.Fatal(err)
 			}
-			return nil
 		})
 	}
-	reached("every API server ready")
+	for _, node := range c.nodes {
+		l.podRuns(c.name, node)
+	}
+	reached("pods run everywhere")
 
-	l.must("down", "--name", cluster)
+	l.must("resize", "--name", c.name, "--workers", "0", "--progress", "plain")
+	if taints := l.kubectl(c.name, "get", "nodes", "-o", "jsonpath={.items[*].spec.taints}"); taints != "" {
+		t.Errorf("without workers, nodes refuse pods: %s", taints)
+	}
+	reached("no workers")
+	l.must("down", "--name", c.name)
 	reached("removed")
 	if after := l.has(); after != before {
 		t.Errorf("down left something:\n%s", after)
 	}
+}
+
+// three is a cluster of three control planes and a worker.
+type three struct {
+	launcher
+	name, worker, balancer string
+	planes                 []string
+	// nodes are the planes and the worker, all has the load balancer too.
+	nodes, all []string
+}
+
+func newThree(l launcher) three {
+	c := three{launcher: l, name: "three", worker: "three-worker-1", balancer: "three-load-balancer"}
+	for n := range 3 {
+		c.planes = append(c.planes, fmt.Sprintf("%s-control-plane-%d", c.name, n+1))
+	}
+	c.nodes = append(slices.Clone(c.planes), c.worker)
+	c.all = append(slices.Clone(c.nodes), c.balancer)
+	return c
+}
+
+// loses kills a control plane, works without it, and starts it again. The cluster was perhaps begun by it.
+func (c three) loses(plane string) {
+	c.t.Helper()
+	began := time.Now()
+	c.docker("kill", plane)
+	c.succeeds(func(ctx context.Context) error {
+		_, err := c.askNodes(ctx)
+		return err
+	})
+	c.expectNodes(c.name, func(name, state, _ string) bool { return (state == "running") == (name != plane) }, c.all)
+	c.must("resize", "--name", c.name, "--workers", "2", "--progress", "plain")
+	c.must("resize", "--name", c.name, "--workers", "1", "--progress", "plain")
+	c.must("start", "--name", c.name, "--progress", "plain")
+	c.whole(began)
+}
+
+// swapAddresses gives every container's address to another one.
+func (c three) swapAddresses() {
+	c.t.Helper()
+	was := c.addresses(c.all)
+	c.docker(append([]string{"stop"}, c.all...)...)
+	for _, name := range c.all {
+		c.docker("network", "disconnect", "nodeimg-"+c.name, name)
+		c.docker("network", "connect", "nodeimg-"+c.name, name)
+	}
+	c.docker("start", c.planes[2], c.worker, c.balancer, c.planes[0], c.planes[1])
+	now := c.addresses(c.all)
+	if !slices.ContainsFunc(c.planes, func(name string) bool {
+		return slices.ContainsFunc(c.planes, func(other string) bool { return name != other && now[name] == was[other] })
+	}) {
+		c.t.Errorf("no control plane has another's address: %v, before %v", now, was)
+	}
+}
+
+// restarted does what stops and starts containers, and waits until the cluster is whole again.
+func (c three) restarted(what string, do func()) {
+	c.t.Helper()
+	reached := command.Stopwatch(c.t)
+	began := time.Now()
+	do()
+	c.t.Logf("addresses: %v", c.addresses(c.all))
+	reached(what)
+	if !strings.Contains(what, "load balancer") {
+		c.whole(began)
+	}
+	c.succeeds(func(ctx context.Context) error {
+		ready, err := c.askNodes(ctx)
+		if err == nil && !slices.Equal(ready, c.nodes) {
+			err = fmt.Errorf("Ready nodes at the published address: %v", ready)
+		}
+		return err
+	})
+	reached("whole after it")
+}
+
+// whole waits until every node has said after the time that it is Ready, and every API server and member of etcd answers where it is.
+func (c three) whole(since time.Time) {
+	c.t.Helper()
+	reached := command.Stopwatch(c.t)
+	c.readySince(c.name, since, len(c.nodes))
+	reached("Ready")
+	now := c.addresses(c.all)
+	for _, name := range c.planes {
+		c.succeeds(func(ctx context.Context) error {
+			_, err := c.ask(ctx, name, "get", "--raw", "/readyz", "--server", "https://"+now[name]+":6443")
+			return err
+		})
+	}
+	reached("readyz")
+	c.succeeds(func(ctx context.Context) error {
+		out, err := c.ask(ctx, c.planes[0], "get", "endpointslice", "kubernetes", "-o", "jsonpath={.endpoints[*].addresses[*]}")
+		got, want := strings.Fields(out), []string{now[c.planes[0]], now[c.planes[1]], now[c.planes[2]]}
+		slices.Sort(got)
+		slices.Sort(want)
+		if err == nil && !slices.Equal(got, want) {
+			err = fmt.Errorf("the service kubernetes leads to %v, want %v", got, want)
+		}
+		return err
+	})
+	reached("service kubernetes")
+	c.succeeds(func(ctx context.Context) error {
+		out, err := c.ask(ctx, c.planes[0], "get", "pods", "-n", "kube-system", "-o",
+			`jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status} {.status.hostIP}{"\n"}{end}`)
+		for line := range strings.Lines(out) {
+			if fields := strings.Fields(line); len(fields) != 3 || fields[1] != "True" || !slices.Contains(slices.Collect(maps.Values(now)), fields[2]) {
+				err = errors.Join(err, errors.New(line))
+			}
+		}
+		return err
+	})
+	reached("pods")
+}
+
+// ask runs a command of kubectl in a control plane.
+func (c three) ask(ctx context.Context, plane string, args ...string) (string, error) {
+	out, err := exec.CommandContext(ctx, "docker", append([]string{"--host", c.host, "exec", plane}, kubectl(args...)...)...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("kubectl in %s: %w: %s", plane, err, out)
+	}
+	return string(out), nil
 }
 
 // wreck is what tells why a cluster of several control planes does not work.
@@ -102,7 +216,7 @@ func (l launcher) wreck(cluster string) string {
 	const script = `for n in $(docker ps --all --quiet --filter label=nodeimg.dev/cluster=$0); do
 		docker inspect --format '{{.Name}} {{.State.Status}} {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$n"
 		docker logs --tail 15 "$n"
-		docker exec "$n" sh -c 'crictl ps -a; journalctl --no-pager -n 15 -u kubelet; cd /var/log/pods && tail -n 8 kube-system_etcd*/*/*.log kube-system_kube-apiserver*/*/*.log'
+		docker exec "$n" sh -c 'crictl ps -a; journalctl --no-pager -n 15 -u kubelet; cd /var/log/pods && tail -n 8 kube-system_etcd*/*/*.log kube-system_kube-apiserver*/*/*.log kube-system_kube-proxy*/*/*.log'
 	done 2>&1 | cut -c1-400`
 	// The test's own context has ended.
 	cmd := exec.CommandContext(context.WithoutCancel(l.t.Context()), "sh", "-c", script, cluster)

@@ -82,7 +82,7 @@ func ownEngine(t *testing.T, options engine.Options) (*engine.Engine, launcher) 
 			t.Error(err)
 		}
 	})
-	return running, launcher{t: t, host: running.Host(), kubeconfig: filepath.Join(t.TempDir(), "kube", "config")}
+	return running, launcher{t: t, host: running.Host(), kubeconfig: filepath.Join(t.TempDir(), "kube", "config"), dial: running.Dial}
 }
 
 // interrupted runs nodeimg, calls do when a step begins whose name has the words, and returns nodeimg's exit status and what it said beside
