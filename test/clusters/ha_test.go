@@ -31,6 +31,7 @@ func TestControlPlanes(t *testing.T) {
 			t.Log(l.wreck(c.name))
 		}
 	})
+	// What fails is kept for wreck.
 	l.must("up", clusterImage, "--name", c.name, "--control-planes", "3", "--workers", "1", "--privileged", "--retain", "--progress", "plain")
 	reached("three control planes and a worker Ready")
 	if ready := fmt.Sprint(l.nodes()); ready != fmt.Sprint(c.nodes) {
@@ -55,24 +56,21 @@ func TestControlPlanes(t *testing.T) {
 	c.loses(c.planes[0])
 	reached("lost the first control plane")
 
-	c.restarted("every container started again, one after the other", func() { l.docker(append([]string{"restart"}, c.all...)...) })
-	c.restarted("the load balancer started again", func() { l.docker("restart", c.balancer) })
-	c.restarted("each other's addresses", func() { c.swapAddresses() })
-	c.restarted("every container killed and started again by nodeimg", func() {
-		l.docker(append([]string{"kill"}, c.all...)...)
-		l.must("start", "--name", c.name, "--progress", "plain")
-	})
-	c.restarted("stopped and started", func() {
+	c.restarted("every container started again by docker restart", func() { l.docker(append([]string{"restart"}, c.all...)...) })
+	l.docker("restart", c.balancer)
+	c.whole(time.Time{})
+	reached("the load balancer started again")
+	c.restarted("each has another's address", c.swapAddresses)
+	c.restarted("stopped and started by nodeimg", func() {
 		l.must("stop", "--name", c.name)
 		l.must("start", "--name", c.name, "--progress", "plain")
 	})
-	for name, end := range map[string]func(context.Context) error{"shut down": running.Shutdown, "killed": running.Kill} {
-		c.restarted("the Engine was "+name, func() {
-			if err := errors.Join(end(t.Context()), running.Restart(t.Context())); err != nil {
-				t.Fatal(err)
-			}
-		})
-	}
+	c.restarted("the Engine started again", func() {
+		if err := errors.Join(running.Shutdown(t.Context()), running.Restart(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+	})
+	reached("restarted")
 	for _, node := range c.nodes {
 		l.podRuns(c.name, node)
 	}
@@ -125,35 +123,73 @@ func (c three) loses(plane string) {
 	c.whole(began)
 }
 
-// swapAddresses gives every container's address to another one.
+// swapAddresses kills all containers and starts them so that each gets another one's address, control planes those of each other. The Engine
+// gives out the lowest ones first.
 func (c three) swapAddresses() {
 	c.t.Helper()
 	was := c.addresses(c.all)
-	c.docker(append([]string{"stop"}, c.all...)...)
-	for _, name := range c.all {
-		c.docker("network", "disconnect", "nodeimg-"+c.name, name)
-		c.docker("network", "connect", "nodeimg-"+c.name, name)
+	gets := map[string]string{was[c.worker]: c.balancer, was[c.balancer]: c.worker}
+	for i, name := range c.planes {
+		gets[was[name]] = c.planes[(i+1)%len(c.planes)]
 	}
-	c.docker("start", c.planes[2], c.worker, c.balancer, c.planes[0], c.planes[1])
+	c.docker(append([]string{"kill"}, c.all...)...)
+	for _, address := range slices.Sorted(maps.Keys(gets)) {
+		c.docker("start", gets[address])
+	}
 	now := c.addresses(c.all)
-	if !slices.ContainsFunc(c.planes, func(name string) bool {
-		return slices.ContainsFunc(c.planes, func(other string) bool { return name != other && now[name] == was[other] })
-	}) {
-		c.t.Errorf("no control plane has another's address: %v, before %v", now, was)
+	for address, name := range gets {
+		if now[name] != address {
+			c.t.Errorf("%s has the address %s, not %s", name, now[name], address)
+		}
 	}
 }
 
-// restarted does what stops and starts containers, and waits until the cluster is whole again.
+// restarted does what starts containers again, and waits until the cluster is whole.
 func (c three) restarted(what string, do func()) {
 	c.t.Helper()
 	reached := command.Stopwatch(c.t)
-	began := time.Now()
+	since := time.Now()
+	was := c.addresses(c.all)
 	do()
-	c.t.Logf("addresses: %v", c.addresses(c.all))
 	reached(what)
-	if !strings.Contains(what, "load balancer") {
-		c.whole(began)
+	now := c.addresses(c.all)
+	changed := slices.DeleteFunc(slices.Clone(c.all), func(name string) bool { return was[name] == now[name] })
+	c.whole(since)
+	reached(fmt.Sprintf("whole again with other addresses of %v", changed))
+}
+
+// whole waits until every node has said after the time that it is Ready, and everything answers where it is now.
+func (c three) whole(since time.Time) {
+	c.t.Helper()
+	c.readySince(c.name, since, len(c.nodes))
+	now := c.addresses(c.all)
+	var planes []string
+	for _, name := range c.planes {
+		planes = append(planes, now[name])
+		// That includes its member of etcd.
+		c.succeeds(func(ctx context.Context) error {
+			_, err := c.ask(ctx, name, "get", "--raw", "/readyz", "--server", "https://"+now[name]+":6443")
+			return err
+		})
 	}
+	slices.Sort(planes)
+	c.succeeds(func(ctx context.Context) error {
+		out, err := c.ask(ctx, c.planes[0], "get", "endpointslice", "kubernetes", "-o", "jsonpath={.endpoints[*].addresses[*]}")
+		if found := slices.Sorted(slices.Values(strings.Fields(out))); err == nil && !slices.Equal(found, planes) {
+			err = fmt.Errorf("the service kubernetes leads to %v, want %v", found, planes)
+		}
+		return err
+	})
+	c.succeeds(func(ctx context.Context) error {
+		out, err := c.ask(ctx, c.planes[0], "get", "pods", "-n", "kube-system", "-o",
+			`jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status} {.spec.nodeName} {.status.hostIP}{"\n"}{end}`)
+		for line := range strings.Lines(out) {
+			if pod := strings.Fields(line); len(pod) != 4 || pod[1] != "True" || pod[3] != now[pod[2]] {
+				err = errors.Join(err, errors.New(line))
+			}
+		}
+		return err
+	})
 	c.succeeds(func(ctx context.Context) error {
 		ready, err := c.askNodes(ctx)
 		if err == nil && !slices.Equal(ready, c.nodes) {
@@ -161,45 +197,6 @@ func (c three) restarted(what string, do func()) {
 		}
 		return err
 	})
-	reached("whole after it")
-}
-
-// whole waits until every node has said after the time that it is Ready, and every API server and member of etcd answers where it is.
-func (c three) whole(since time.Time) {
-	c.t.Helper()
-	reached := command.Stopwatch(c.t)
-	c.readySince(c.name, since, len(c.nodes))
-	reached("Ready")
-	now := c.addresses(c.all)
-	for _, name := range c.planes {
-		c.succeeds(func(ctx context.Context) error {
-			_, err := c.ask(ctx, name, "get", "--raw", "/readyz", "--server", "https://"+now[name]+":6443")
-			return err
-		})
-	}
-	reached("readyz")
-	c.succeeds(func(ctx context.Context) error {
-		out, err := c.ask(ctx, c.planes[0], "get", "endpointslice", "kubernetes", "-o", "jsonpath={.endpoints[*].addresses[*]}")
-		got, want := strings.Fields(out), []string{now[c.planes[0]], now[c.planes[1]], now[c.planes[2]]}
-		slices.Sort(got)
-		slices.Sort(want)
-		if err == nil && !slices.Equal(got, want) {
-			err = fmt.Errorf("the service kubernetes leads to %v, want %v", got, want)
-		}
-		return err
-	})
-	reached("service kubernetes")
-	c.succeeds(func(ctx context.Context) error {
-		out, err := c.ask(ctx, c.planes[0], "get", "pods", "-n", "kube-system", "-o",
-			`jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status} {.status.hostIP}{"\n"}{end}`)
-		for line := range strings.Lines(out) {
-			if fields := strings.Fields(line); len(fields) != 3 || fields[1] != "True" || !slices.Contains(slices.Collect(maps.Values(now)), fields[2]) {
-				err = errors.Join(err, errors.New(line))
-			}
-		}
-		return err
-	})
-	reached("pods")
 }
 
 // ask runs a command of kubectl in a control plane.

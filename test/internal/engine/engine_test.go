@@ -122,6 +122,32 @@ func TestEngineLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestNeighbours ends an Engine that began before another one in the same network, which has to go on.
+func TestNeighbours(t *testing.T) {
+	program, err := tools.Command(t.Context(), "test/internal/engine/testdata/pause")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := observeNetwork(t)
+	var engines []*Engine
+	for range 2 {
+		e, err := Start(t.Context(), Options{Network: HostNetwork})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = e.Stop() })
+		engines = append(engines, e)
+	}
+	if err := engines[0].Stop(); err != nil {
+		t.Error(err)
+	}
+	runContainer(t, engines[1].Host(), program)
+	if err := engines[1].Stop(); err != nil {
+		t.Error(err)
+	}
+	compare(t, engines[1].Host(), before, 0)
+}
+
 // TestSweep kills an Engine's supervisor itself; the next Engine removes what that left.
 func TestSweep(t *testing.T) {
 	program, err := tools.Command(t.Context(), "test/internal/engine/testdata/pause")

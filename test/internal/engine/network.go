@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/gofrs/flock"
+
+	"github.com/nodeimg/nodeimg/test/internal/tools"
 )
 
 // An Engine in the host's network namespace changes what these hold.
@@ -23,8 +28,77 @@ var (
 	}
 )
 
-// saveNetwork notes the host's packet filter rules and forwarding settings in dir.
+// namespaceName is the file that says which network namespace the notes of an Engine are about.
+const namespaceName = "network"
+
+// lockNetwork lets one Engine at a time note or restore the host's network.
+func lockNetwork(dir string) (unlock func(), err error) {
+	return tools.Lock(context.Background(), filepath.Join(filepath.Dir(dir), ".network"))
+}
+
+// neighbours are the folders of other Engines that run in the network namespace. All of them use the same chains.
+func neighbours(dir, namespace string) []string {
+	notes, _ := filepath.Glob(filepath.Join(filepath.Dir(dir), "*", namespaceName))
+	return slices.DeleteFunc(notes, func(note string) bool {
+		theirs := filepath.Dir(note)
+		if about, err := os.ReadFile(note); err != nil || string(about) != namespace || theirs == dir {
+			return true
+		}
+		lock := flock.New(theirs + ".lock")
+		defer lock.Close()
+		free, err := lock.TryLock()
+		return free || err != nil
+	})
+}
+
+// saveNetwork notes the host's packet filter rules and forwarding settings in dir: those before the first of the Engines that run in the
+// network namespace, for the last one that ends.
 func saveNetwork(dir string) error {
+	unlock, err := lockNetwork(dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	namespace, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return fmt.Errorf("finding the own network namespace: %w", err)
+	}
+	if others := neighbours(dir, namespace); len(others) > 0 {
+		err = copyNotes(filepath.Dir(others[0]), dir)
+	} else {
+		err = noteNetwork(dir)
+	}
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, namespaceName), []byte(namespace), 0o600)
+}
+
+// copyNotes takes over what another Engine has noted.
+func copyNotes(from, to string) error {
+	var names []string
+	for _, program := range rulePrograms {
+		names = append(names, program+".before")
+	}
+	for _, setting := range settings {
+		names = append(names, settingName(setting))
+	}
+	for _, name := range names {
+		text, err := os.ReadFile(filepath.Join(from, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(to, name), text, 0o600)
+		}
+		if err != nil {
+			return fmt.Errorf("taking over what another Engine has noted of the network: %w", err)
+		}
+	}
+	return nil
+}
+
+func noteNetwork(dir string) error {
 	for _, program := range rulePrograms {
 		rules, err := exec.Command(program + "-save").Output()
 		if err != nil {
@@ -50,8 +124,28 @@ func saveNetwork(dir string) error {
 }
 
 // restoreNetwork undoes what the Engine changed since saveNetwork: its rules and chains go, settings get their old value. Rules that
-// others made meanwhile stay. Without notes in dir there is nothing to do.
+// others made meanwhile stay. Without notes in dir there is nothing to do, and while other Engines need the rules nothing yet.
 func restoreNetwork(dir string) error {
+	namespace, err := os.ReadFile(filepath.Join(dir, namespaceName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("restoring the host's network: %w", err)
+	}
+	if own, err := os.Readlink("/proc/self/ns/net"); err != nil || own != string(namespace) {
+		// It was another's, of which these notes say nothing.
+		return err
+	}
+	unlock, err := lockNetwork(dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if len(neighbours(dir, string(namespace))) > 0 {
+		// Nobody shall take over notes of an Engine that is gone.
+		return os.Remove(filepath.Join(dir, namespaceName))
+	}
 	var errs []error
 	for _, program := range rulePrograms {
 		before, err := os.ReadFile(filepath.Join(dir, program+".before"))
