@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -42,6 +43,17 @@ func TestFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.refused(2, "mend it", "up", clusterImage, "--name", "other", "--privileged", "--kubeconfig", broken)
+
+	text, err := os.ReadFile("/proc/sys/fs/inotify/max_user_instances")
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Each node takes more than ten. The runtime that is not there keeps nodeimg from making them.
+	l.refused(2, "sysctl -w fs.inotify.max_user_instances=", "up", clusterImage, "--name", "other", "--workers", fmt.Sprint(limit/10), "--privileged", "--runtime", "missing")
 
 	l.refused(2, "not a node image", "up", l.emptyImage("not-a-node"), "--name", "other", "--privileged")
 	for version, reason := range map[string]string{"v1.99.0": "must not be newer", "v1.30.1": "three minor releases older"} {
