@@ -191,6 +191,7 @@ func (d descriptions) kubernetes() {
 	d.has("the service kubernetes", d.kubectl("get", "service", "kubernetes", "-o", "jsonpath={.spec.clusterIP}"), "10.78.0.1")
 	d.has("CoreDNS", d.kubectl("-n", "kube-system", "get", "pods", "-l", "k8s-app=kube-dns", "-o", "jsonpath={.items[*].status.podIP}"), "10.77.")
 	d.has("the kubelet", d.in("described-worker-1", "cat", "/var/lib/kubelet/config.yaml"), "clusterDomain: described.test")
+	d.has("the control plane's kubelet", d.kubectl("get", "--raw", "/api/v1/nodes/described-control-plane-1/proxy/configz"), `"maxPods":42`, `"containerLogMaxFiles":4`)
 	d.has("the control plane", d.kubectl("get", "node", "described-control-plane-1", "--show-labels"), "tier=control")
 }
 
@@ -212,7 +213,7 @@ func (d descriptions) special(name string) {
 	d.has(name, d.kubectl("get", "node", name), "special")
 	patched := []string{`"maxPods":17`, `"containerLogMaxFiles":3`, `"containerLogMaxSize":"3Mi"`, `"registryBurst":7`}
 	d.has("the kubelet of "+name, d.kubectl("get", "--raw", "/api/v1/nodes/"+name+"/proxy/configz"), patched...)
-	for _, want := range patched {
+	for _, want := range append(patched, `"containerLogMaxFiles":4`) {
 		if other := d.kubectl("get", "--raw", "/api/v1/nodes/described-worker-1/proxy/configz"); strings.Contains(other, want) {
 			d.t.Errorf("the kubelet of another group has %s", want)
 		}
