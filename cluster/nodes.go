@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
+	"github.com/nodeimg/nodeimg/internal/progress"
 )
 
 // Unknown stands for what the API server did not tell.
@@ -80,6 +81,17 @@ func (n *member) nodes(ctx context.Context) (map[string]kubeNode, error) {
 		return nil, err
 	}
 	return parseNodes(text)
+}
+
+// awaitNodes is nodes for an API server that perhaps does not answer yet: of a cluster that has just been started, or while the other control
+// planes take over from one that is lost.
+func (n *member) awaitNodes(ctx context.Context) (known map[string]kubeNode, err error) {
+	step := progress.Start(ctx, "[%s] API server", n.name)
+	err = until(ctx, n.wait, func(ctx context.Context) (err error) {
+		known, err = n.nodes(ctx)
+		return err
+	})
+	return known, step.Done(err)
 }
 
 // parseNodes reads a list of nodes as kubectl get nodes -o json prints it.

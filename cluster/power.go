@@ -60,12 +60,7 @@ func Start(ctx context.Context, engine *dockerengine.Engine, name string, wait t
 	if c, controlPlane, err = running(ctx, engine, name, wait); err != nil {
 		return err
 	}
-	var known map[string]kubeNode
-	step := progress.Start(ctx, "[%s] API server", controlPlane.name)
-	err = step.Done(until(ctx, wait, func(ctx context.Context) (err error) {
-		known, err = controlPlane.nodes(ctx)
-		return err
-	}))
+	known, err := controlPlane.awaitNodes(ctx)
 	if err != nil {
 		return fmt.Errorf("waiting for the API server of %s: %w", name, controlPlane.explained(ctx, err))
 	}

@@ -126,7 +126,7 @@ func freeNumbers(workers []worker, count int) []int {
 
 // clean removes containers that are no nodes and nodes without a container, and returns the workers by their numbers.
 func (r *resizer) clean(ctx context.Context) ([]worker, error) {
-	known, err := r.controlPlane.nodes(ctx)
+	known, err := r.controlPlane.awaitNodes(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("asking the API server of %s for its nodes: %w", r.Name, err)
 	}
