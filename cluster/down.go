@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	goruntime "runtime"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -52,7 +53,10 @@ func remove(ctx context.Context, engine *dockerengine.Engine, cluster, label, va
 	if err != nil {
 		return err
 	}
+	// All at once would end at the same time, and only then would the Engine take them off the network, one after the other and mostly
+	// waiting for the kernel. So the first ones leave the network while the next ones end.
 	var group errgroup.Group
+	group.SetLimit(2 * goruntime.NumCPU())
 	for _, c := range containers {
 		group.Go(func() error { return engine.RemoveContainer(ctx, c.ID) })
 	}
