@@ -18,6 +18,7 @@ func TestConfigure(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		document.Value.Default()
 		spec := document.Value.Spec
 		node := spec.Members()[0]
 		if strings.Contains(archive.File("kubeadm.yaml"), "JoinConfiguration") {

@@ -23,6 +23,7 @@ func load(t *testing.T, text string) Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	document.Value.Default()
 	return document.Value
 }
 
@@ -32,6 +33,7 @@ func TestExample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	document.Value.Default()
 	again := document.Value
 	again.Default()
 	if diff := cmp.Diff(document.Value, again); diff != "" {

@@ -34,7 +34,6 @@ var format = strictyaml.Format[Cluster]{
 	Complete: func(c *Cluster, dir string) []recipes.Problem {
 		problems := c.check(dir)
 		c.absolute(dir)
-		c.Default()
 		return problems
 	},
 	Together: func(documents []*Document) []recipes.Problem {
@@ -45,8 +44,8 @@ var format = strictyaml.Format[Cluster]{
 	},
 }
 
-// Load reads the description in the file at path, or in stdin when path is "-". It comes back with defaults filled in and valid; paths on
-// the host are absolute.
+// Load reads the description in the file at path, or in stdin when path is "-". It comes back valid, without defaults; paths on the host
+// are absolute.
 //
 // Everything that is wrong with the input, a missing file included, comes back at once as one *recipes.InputError.
 func Load(path string, stdin io.Reader) (*Document, error) {

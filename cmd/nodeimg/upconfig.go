@@ -77,13 +77,13 @@ func (o *describeOptions) describe(flags *pflag.FlagSet, image string, stdin io.
 		}
 		d.document, d.Cluster = document, document.Value
 	}
+	d.network() // First: defaults depend on it.
 	d.Default()
-	for _, apply := range []func() error{d.counts, func() error { return d.roleImages(image) }, d.containers, d.network, d.ports} {
+	for _, apply := range []func() error{d.counts, func() error { return d.roleImages(image) }, d.containers, d.ports} {
 		if err := apply(); err != nil {
 			return config.Cluster{}, err
 		}
 	}
-	d.Default() // Flags may have chosen what other defaults depend on.
 	if err := d.Validate(); err != nil {
 		return config.Cluster{}, d.located(err)
 	}
@@ -252,7 +252,7 @@ func parseMount(text string) (config.Mount, error) {
 	return m, nil
 }
 
-func (d *describer) network() error {
+func (d *describer) network() {
 	n, to := d.networking, &d.Spec.Networking
 	for _, s := range []struct {
 		flag, name string
@@ -270,7 +270,6 @@ func (d *describer) network() error {
 		take(d, s.flag, "spec.networking."+s.name, s.value, s.field)
 	}
 	take(d, "api-port", "spec.networking.apiPort", n.APIPort, &to.APIPort)
-	return nil
 }
 
 // ports publishes ports of nodes, each of which becomes a group of its own.

@@ -31,6 +31,10 @@ spec:
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	dual := filepath.Join(dir, "dual.yaml")
+	if err := os.WriteFile(dual, []byte("apiVersion: nodeimg.dev/v1alpha1\nkind: Cluster\nmetadata: {name: filed}\nspec: {image: filed, networking: {ipFamily: dual}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	one := config.Groups{{Count: 1}}
 	for name, test := range map[string]struct {
 		args []string
@@ -68,6 +72,10 @@ spec:
 				Network: "mine", IPFamily: "dual", CNI: "bridge", KubeProxyMode: "nftables", APIAddress: "0.0.0.0", APIPort: 7000,
 				PodSubnet: "10.244.0.0/16,fd00:10:244::/56", ServiceSubnet: "10.96.0.0/16,fd00:10:96::/112",
 			}},
+		},
+		"another family than in a file": {
+			[]string{"--config", dual, "--ip-family", "ipv4"},
+			config.Spec{Image: "filed", ControlPlanes: one, Networking: config.Networking{IPFamily: "ipv4"}},
 		},
 		"over a file": {
 			[]string{"--config", file, "node", "--workers", "1", "--memory", "2g", "-e", "A=flag", "--pod-subnet", "10.2.0.0/16"},
