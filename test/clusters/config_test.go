@@ -199,10 +199,14 @@ func (d descriptions) kubernetes() {
 func (d descriptions) node(name, pool, maxPods, taints string) {
 	d.t.Helper()
 	d.has(name, d.in(name, "sh", "-c", `tr '\0' '\n' </proc/1/environ`), "EVERYWHERE=in-all-nodes", "ADDED=by-a-flag", "described-control-plane-1,")
-	said := strings.TrimSpace(d.kubectl("get", "node", name, "-o", "jsonpath={.metadata.labels.pool} {.status.capacity.pods} {.spec.taints}"))
-	if want := strings.TrimSpace(pool + " " + maxPods + " " + taints); said != want {
-		d.t.Errorf("%s has pool, pods and taints %q, want %q", name, said, want)
-	}
+	// A node keeps the taint of one that is not Ready for a moment after it has become Ready.
+	d.succeeds(func(ctx context.Context) error {
+		said, err := d.ask(ctx, "described-control-plane-1", "get", "node", name, "-o", "jsonpath={.metadata.labels.pool} {.status.capacity.pods} {.spec.taints}")
+		if want := strings.TrimSpace(pool + " " + maxPods + " " + taints); err == nil && strings.TrimSpace(said) != want {
+			err = fmt.Errorf("%s has pool, pods and taints %q, want %q", name, said, want)
+		}
+		return err
+	})
 	d.has("containerd of "+name, d.in(name, "cat", "/etc/containerd/certs.d/mirrored.test/hosts.toml"), "https://")
 }
 

@@ -58,13 +58,9 @@ func TestControlPlanes(t *testing.T) {
 
 	c.restarted("every container started again by docker restart", func() { l.docker(append([]string{"restart"}, c.all...)...) })
 	l.docker("restart", c.balancer)
-	c.whole(time.Time{})
+	c.answers()
 	reached("the load balancer started again")
-	c.restarted("each has another's address", c.swapAddresses)
-	c.restarted("stopped and started by nodeimg", func() {
-		l.must("stop", "--name", c.name)
-		l.must("start", "--name", c.name, "--progress", "plain")
-	})
+	c.restarted("stopped, and started with each other's addresses", c.swapAddresses)
 	c.restarted("the Engine started again", func() {
 		if err := errors.Join(running.Shutdown(t.Context()), running.Restart(t.Context())); err != nil {
 			t.Fatal(err)
@@ -112,10 +108,7 @@ func (c three) loses(plane string) {
 	c.t.Helper()
 	began := time.Now()
 	c.docker("kill", plane)
-	c.succeeds(func(ctx context.Context) error {
-		_, err := c.askNodes(ctx)
-		return err
-	})
+	c.answers()
 	c.expectNodes(c.name, func(name, state, _ string) bool { return (state == "running") == (name != plane) }, c.all)
 	c.must("resize", "--name", c.name, "--workers", "2", "--progress", "plain")
 	c.must("resize", "--name", c.name, "--workers", "1", "--progress", "plain")
@@ -123,7 +116,16 @@ func (c three) loses(plane string) {
 	c.whole(began)
 }
 
-// swapAddresses kills all containers and starts them so that each gets another one's address, control planes those of each other. The Engine
+// answers waits until an API server answers at the published address.
+func (c three) answers() {
+	c.t.Helper()
+	c.succeeds(func(ctx context.Context) error {
+		_, err := c.askNodes(ctx)
+		return err
+	})
+}
+
+// swapAddresses stops all containers and starts them so that each gets another one's address, control planes those of each other. The Engine
 // gives out the lowest ones first.
 func (c three) swapAddresses() {
 	c.t.Helper()
@@ -132,7 +134,7 @@ func (c three) swapAddresses() {
 	for i, name := range c.planes {
 		gets[was[name]] = c.planes[(i+1)%len(c.planes)]
 	}
-	c.docker(append([]string{"kill"}, c.all...)...)
+	c.must("stop", "--name", c.name)
 	for _, address := range slices.Sorted(maps.Keys(gets)) {
 		c.docker("start", gets[address])
 	}
@@ -142,6 +144,7 @@ func (c three) swapAddresses() {
 			c.t.Errorf("%s has the address %s, not %s", name, now[name], address)
 		}
 	}
+	c.must("start", "--name", c.name, "--progress", "plain")
 }
 
 // restarted does what starts containers again, and waits until the cluster is whole.
@@ -200,8 +203,8 @@ func (c three) whole(since time.Time) {
 }
 
 // ask runs a command of kubectl in a control plane.
-func (c three) ask(ctx context.Context, plane string, args ...string) (string, error) {
-	out, err := exec.CommandContext(ctx, "docker", append([]string{"--host", c.host, "exec", plane}, kubectl(args...)...)...).CombinedOutput()
+func (l launcher) ask(ctx context.Context, plane string, args ...string) (string, error) {
+	out, err := exec.CommandContext(ctx, "docker", append([]string{"--host", l.host, "exec", plane}, kubectl(args...)...)...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("kubectl in %s: %w: %s", plane, err, out)
 	}

@@ -33,8 +33,23 @@ before=$(has)
 
 say "making the cluster"
 chmod +x nodeimg
-# Emulation is many times slower than the default allows for.
-./nodeimg up "$reference" --name vm --workers 1 --privileged --retain --wait 20m --progress plain --timings || failed
+# Emulation is so slow that leases run out before they are renewed, and whoever loses one starts anew.
+cat >cluster.yaml <<EOF
+apiVersion: nodeimg.dev/v1alpha1
+kind: Cluster
+metadata: {name: vm}
+spec:
+  image: $reference
+  privileged: true
+  workers: [{count: 1}]
+  kubeadmPatches:
+  - |
+    kind: ClusterConfiguration
+    controllerManager: {extraArgs: {leader-elect: "false"}}
+    scheduler: {extraArgs: {leader-elect: "false"}}
+EOF
+# It is also many times slower than the default allows for.
+./nodeimg up --config cluster.yaml --retain --wait 20m --progress plain --timings || failed
 
 say "looking at the cluster"
 kubectl get pods -A -o wide
@@ -52,6 +67,6 @@ done
 kubectl -n kube-system wait --for=condition=Ready --timeout=15m pod --all || failed
 
 say "removing the cluster"
-./nodeimg down --name vm
+./nodeimg down --name vm --progress plain
 [ "$(has)" = "$before" ] || { has; failed; }
 say "done"
