@@ -69,3 +69,16 @@ func TestMergeImages(t *testing.T) {
 		}
 	}
 }
+
+// TestLeavesOut holds that a node without the control plane's images still has the sandbox, and that others leave out nothing.
+func TestLeavesOut(t *testing.T) {
+	on, off := true, false
+	for _, role := range []recipes.ImageRole{recipes.RoleControlPlane, recipes.RoleEtcd, recipes.RoleDNS, recipes.RoleCNI, recipes.RoleStorage, recipes.RoleSandbox} {
+		if leavesOut(recipes.Preload{}, role) || leavesOut(recipes.Preload{ControlPlane: &on}, role) {
+			t.Errorf("an image of the role %s is left out", role)
+		}
+		if got, want := leavesOut(recipes.Preload{ControlPlane: &off}, role), role != recipes.RoleSandbox; got != want {
+			t.Errorf("without the control plane, an image of the role %s is left out: %t, want %t", role, got, want)
+		}
+	}
+}
