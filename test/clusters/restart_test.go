@@ -3,7 +3,6 @@ package clusters
 import (
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -108,11 +107,10 @@ func (l launcher) readySince(cluster string, since time.Time, count int) {
 	ctx, cancel := context.WithTimeout(l.t.Context(), wait)
 	defer cancel()
 	for {
-		cmd := exec.CommandContext(ctx, "docker", append([]string{"--host", l.host, "exec", cluster + "-control-plane-1"}, kubectl("get", "nodes", "-o",
-			`jsonpath={range .items[*].status.conditions[?(@.type=="Ready")]}{.status} {.lastHeartbeatTime}{"\n"}{end}`)...)...)
-		out, err := cmd.CombinedOutput()
+		out, err := l.ask(ctx, cluster+"-control-plane-1", "get", "nodes", "-o",
+			`jsonpath={range .items[*].status.conditions[?(@.type=="Ready")]}{.status} {.lastHeartbeatTime}{"\n"}{end}`)
 		ready := 0
-		for line := range strings.Lines(string(out)) {
+		for line := range strings.Lines(out) {
 			status, heartbeat, _ := strings.Cut(strings.TrimSpace(line), " ")
 			if at, err := time.Parse(time.RFC3339, heartbeat); err == nil && status == "True" && at.After(since) {
 				ready++
