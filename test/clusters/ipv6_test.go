@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,10 +33,14 @@ func TestIPv6(t *testing.T) {
 	}
 	reached("network tried")
 
+	// The Engine gives out the lowest address first, and up starts nodes in any order.
 	was := n.nodes
+	order := []string{controlPlane, worker}
+	slices.SortFunc(order, func(a, b string) int { return strings.Compare(was[b], was[a]) })
 	n.docker("stop", controlPlane, worker)
-	n.docker("start", worker)
-	n.docker("start", controlPlane)
+	for _, node := range order {
+		n.docker("start", node)
+	}
 	n.must("start", "--name", n.name, "--progress", "plain")
 	n.eventually("waiting for the other addresses", func(context.Context) error {
 		n.pods(2)
