@@ -18,14 +18,15 @@ import (
 	"github.com/nodeimg/nodeimg/internal/progress"
 )
 
-// nodeFiles are the files with what commands in a node print. None of them holds a key, a token or a kubeconfig.
+// nodeFiles are the files with what commands in a node print. None of them holds a key, a token or a kubeconfig. A node has another machine
+// id after each start; the journals of its earlier ones have to be merged.
 var nodeFiles = []struct {
 	name    string
 	command []string
 }{
-	{"journal.txt", []string{"journalctl", "--no-pager", "-o", "short-iso"}},
-	{"kubelet.txt", []string{"journalctl", "--no-pager", "-o", "short-iso", "-u", "kubelet"}},
-	{"runtime.txt", []string{"journalctl", "--no-pager", "-o", "short-iso", "-u", "containerd", "-u", "docker", "-u", "cri-docker", "-u", "crio"}},
+	{"journal.txt", []string{"journalctl", "--merge", "--no-pager", "-o", "short-iso"}},
+	{"kubelet.txt", []string{"journalctl", "--merge", "--no-pager", "-o", "short-iso", "-u", "kubelet"}},
+	{"runtime.txt", []string{"journalctl", "--merge", "--no-pager", "-o", "short-iso", "-u", "containerd", "-u", "docker", "-u", "cri-docker", "-u", "crio"}},
 	{"units.txt", []string{"systemctl", "list-units", "--all", "--no-pager"}},
 	{"crictl-ps.txt", []string{"crictl", "ps", "-a"}},
 	{"crictl-images.txt", []string{"crictl", "images", "--digests"}},

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// exportsLogs exports the logs of the cluster one, with all nodes answering and with one that does not.
+// exportsLogs exports the logs of the cluster one, which has been stopped and started, with all nodes answering and with one that does not.
 func exportsLogs(l launcher) {
 	t := l.t
 	token := strings.TrimSpace(l.docker(append([]string{"exec", "one-control-plane-1"}, "kubeadm", "token", "create", "--kubeconfig", "/etc/kubernetes/admin.conf")...))
@@ -35,6 +35,9 @@ func exportsLogs(l launcher) {
 		}
 	}
 	hasContent(l, dir, "one-control-plane-1/manifests/kube-apiserver.yaml")
+	if journal, err := os.ReadFile(filepath.Join(dir, "one-control-plane-1", "journal.txt")); err != nil || bytes.Count(journal, []byte("Journal started")) < 2 {
+		t.Errorf("the journal does not tell of both starts of the node: %d bytes (%v)", len(journal), err)
+	}
 	if err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
