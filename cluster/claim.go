@@ -22,7 +22,7 @@ const (
 func newRun() string { return rand.Text() }
 
 // claimName and markName are the names of a cluster's two volumes that hold nothing: the first is there before anything else of the
-// cluster and goes last, the second says that the cluster is complete.
+// cluster and goes last, the second says that the cluster is complete. Without either, what was started counts as complete.
 func claimName(cluster string) string { return networkName(cluster) + "-claim" }
 func markName(cluster string) string  { return networkName(cluster) + "-complete" }
 

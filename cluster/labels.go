@@ -44,7 +44,7 @@ type Cluster struct {
 	Nodes []Node
 	// LoadBalancer is what stands before the API servers of several control planes; else nil.
 	LoadBalancer *Node
-	// Complete says that everything was Ready when the cluster was made.
+	// Complete says that everything was Ready when the cluster was made, or that nobody can know any more: then it is nobody's to be made anew.
 	Complete bool
 	// Owner is who makes the cluster or has made it; empty when all that is left has lost it.
 	Owner string
@@ -98,6 +98,11 @@ func List(ctx context.Context, engine *dockerengine.Engine, name string) ([]*Clu
 	if err != nil {
 		return nil, err
 	}
+	return sortOut(containers, networks, volumes), nil
+}
+
+// sortOut says whose everything is that belongs to clusters.
+func sortOut(containers []dockerengine.Container, networks, volumes []dockerengine.Labelled) []*Cluster {
 	found := map[string]*Cluster{}
 	named := func(name string) *Cluster {
 		if found[name] == nil {
@@ -116,21 +121,27 @@ func List(ctx context.Context, engine *dockerengine.Engine, name string) ([]*Clu
 	for _, n := range networks {
 		named(n.Labels[LabelCluster])
 	}
+	claimed := map[*Cluster]bool{}
 	for _, v := range volumes {
 		cluster := named(v.Labels[LabelCluster])
 		switch v.ID {
 		case markName(cluster.Name):
 			cluster.Complete = true
 		case claimName(cluster.Name):
-			cluster.Owner = v.Labels[LabelOwner]
+			cluster.Owner, claimed[cluster] = v.Labels[LabelOwner], true
 		}
 	}
 	var clusters []*Cluster
 	for _, c := range found {
+		// The claim is there as long as anything is that nodeimg has started. docker volume prune takes it and the mark from below a cluster
+		// that runs: no container mounts them. What the Engine made late for a nodeimg that was killed has never been started.
+		if !claimed[c] && slices.ContainsFunc(c.Containers(), func(n Node) bool { return n.State != stateCreated }) {
+			c.Complete = true
+		}
 		clusters = append(clusters, c)
 	}
 	slices.SortFunc(clusters, func(a, b *Cluster) int { return strings.Compare(a.Name, b.Name) })
-	return clusters, nil
+	return clusters
 }
 
 // get returns the cluster of the name. The error is a *recipes.InputError when there is none.
@@ -176,5 +187,9 @@ func running(ctx context.Context, engine *dockerengine.Engine, name string, wait
 	return c, &member{engine: engine, id: node.ID, name: node.Name, wait: wait}, nil
 }
 
-// stateRunning is the state of a container that runs (https://docs.docker.com/reference/api/engine/, ContainerList).
-const stateRunning = "running"
+// States of containers (https://docs.docker.com/reference/api/engine/, ContainerList).
+const (
+	// stateCreated is that of one that was never started.
+	stateCreated = "created"
+	stateRunning = "running"
+)

@@ -64,6 +64,19 @@ func TestKilled(t *testing.T) {
 	l.docker("exec", cluster+"-control-plane-1", "crictl", "inspecti", "-q", "example/killed:v1")
 	reached("load killed at each step")
 
+	// What no container mounts goes, and from here on everything works without it.
+	l.docker("volume", "prune", "--all", "--force", "--filter", "label=nodeimg.dev/cluster="+cluster)
+	pruned := l.has()
+	if strings.Contains(pruned, "nodeimg-"+cluster+"-") {
+		t.Errorf("this prune was to take the volumes that hold nothing:\n%s", pruned)
+	}
+	l.refused(2, cluster+" is there already", up...)
+	if after := l.has(); after != pruned {
+		t.Errorf("up of a cluster whose volumes were pruned changed something:\n%s\nbefore:\n%s", after, pruned)
+	}
+	l.must("start", "--name", cluster)
+	reached("pruned")
+
 	for n := 1; killedAt(l, n, "resize", "--name", cluster, "--workers", "1"); n++ {
 	}
 	l.kubectl(cluster, "wait", "--for=condition=Ready", "node/"+worker, "--timeout=10s")
