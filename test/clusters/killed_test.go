@@ -111,24 +111,23 @@ func downKilled(l launcher, cluster string) {
 // cordoned it.
 func cordoned(l launcher, cluster, worker string) {
 	l.t.Helper()
-	image := strings.Fields(l.docker("exec", worker, "sh", "-c", `crictl images | awk '/pause/ { print $1 ":" $2; exit }'`))[0]
-	l.kubectl(cluster, "create", "deployment", "stays", "--image="+image)
+	l.kubectl(cluster, "create", "deployment", "stays", "--image="+l.imageOf(worker, "pause"))
 	l.kubectl(cluster, "patch", "deployment", "stays", "-p", `{"spec": {"template": {"spec": {"nodeName": "`+worker+`"}}}}`)
 	l.kubectl(cluster, "rollout", "status", "deployment/stays", "--timeout="+wait.String())
 	l.kubectl(cluster, "create", "poddisruptionbudget", "stays", "--selector=app=stays", "--min-available=100%")
-	shrink := []string{"resize", "--name", cluster, "--workers", "0", "--wait", "3s"}
+	shrink := func(limit string) []string { return []string{"resize", "--name", cluster, "--workers", "0", "--wait", limit} }
 	unschedulable := func() bool {
 		return l.kubectl(cluster, "get", "node", worker, "-o", "jsonpath={.spec.unschedulable}") == "true"
 	}
 	for _, again := range [][]string{{"start"}, {"resize", "--workers", "1"}} {
-		killedWhenever(l, unschedulable, shrink...)
+		killedWhenever(l, unschedulable, shrink("2m")...)
 		l.must(append(again, "--name", cluster)...)
 		if unschedulable() {
 			l.t.Errorf("the worker takes no pods after %q", again)
 		}
 	}
 	l.kubectl(cluster, "cordon", worker)
-	l.refused(1, "moving the pods", shrink...)
+	l.refused(1, "moving the pods", shrink("20s")...)
 	l.must("resize", "--name", cluster, "--workers", "1")
 	if !unschedulable() {
 		l.t.Error("a worker that the user has cordoned takes pods again")
@@ -151,12 +150,21 @@ func killedContainers(l launcher, cluster string) {
 // podRuns runs a new pod on the node to its end.
 func (l launcher) podRuns(cluster, node string) {
 	l.t.Helper()
-	image := strings.Fields(l.docker("exec", node, "sh", "-c", `crictl images | awk '/etcd/ { print $1 ":" $2; exit }'`))[0]
 	name := "runs-" + node
-	l.kubectl(cluster, "run", name, "--image="+image, "--image-pull-policy=Never", "--restart=Never",
+	l.kubectl(cluster, "run", name, "--image="+l.imageOf(node, "etcd"), "--image-pull-policy=Never", "--restart=Never",
 		`--overrides={"spec": {"nodeName": "`+node+`"}}`, "--command", "--", "etcd", "--version")
 	l.kubectl(cluster, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/"+name, "--timeout="+wait.String())
 	l.kubectl(cluster, "delete", "pod", name)
+}
+
+// imageOf waits until the node's container runtime tells the name of an image that has the word in it.
+func (l launcher) imageOf(node, word string) (image string) {
+	l.t.Helper()
+	l.until(func() bool {
+		image = strings.TrimSpace(l.docker("exec", node, "sh", "-c", `crictl images 2>/dev/null | awk '/`+word+`/ { print $1 ":" $2; exit }'`))
+		return image != ""
+	})
+	return image
 }
 
 // killedAt kills nodeimg when its nth step begins, and returns false when it has ended well before that.

@@ -2,6 +2,7 @@ package clusters
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -45,18 +46,22 @@ func resized(l launcher, cluster string) {
 	}
 
 	// Pods that may not be evicted keep their workers, which take pods again.
-	image := strings.Fields(l.docker("exec", cluster+"-worker-1", "sh", "-c", `crictl images | awk '/pause/ { print $1 ":" $2; exit }'`))
-	l.kubectl(cluster, "create", "deployment", "moved", "--replicas=3", "--image="+image[0])
+	image := l.imageOf(cluster+"-worker-1", "pause")
+	l.kubectl(cluster, "create", "deployment", "moved", "--replicas=3", "--image="+image)
 	l.kubectl(cluster, "wait", "--for=condition=Available", "deployment/moved", "--timeout="+wait.String())
 	l.kubectl(cluster, "create", "poddisruptionbudget", "none", "--selector=app=moved", "--min-available=100%")
-	l.refused(1, "moving the pods", "resize", "--name", cluster, "--workers", "1", "--wait", "3s")
+	// Where those run is up to the scheduler.
+	l.kubectl(cluster, "run", "pinned", "--image="+image, "--labels=app=pinned", `--overrides={"spec": {"nodeName": "`+cluster+`-worker-3"}}`)
+	l.kubectl(cluster, "wait", "--for=condition=Ready", "pod/pinned", "--timeout="+wait.String())
+	l.kubectl(cluster, "create", "poddisruptionbudget", "pinned", "--selector=app=pinned", "--min-available=1")
+	l.refused(1, "moving the pods", "resize", "--name", cluster, "--workers", "1", "--wait", "20s")
 	if after := l.has(); after != with {
 		l.t.Errorf("a resize that could not move pods changed something:\n%s\nbefore:\n%s", after, with)
 	}
 	if nodes := l.kubectl(cluster, "get", "nodes"); strings.Contains(nodes, "SchedulingDisabled") {
 		l.t.Errorf("nodes that are kept take no pods:\n%s", nodes)
 	}
-	l.kubectl(cluster, "delete", "poddisruptionbudget", "none")
+	l.kubectl(cluster, "delete", "poddisruptionbudget/none", "poddisruptionbudget/pinned", "pod/pinned")
 
 	// One worker is lost, and the resize that makes it anew is killed.
 	lost := cluster + "-worker-3"
@@ -163,6 +168,8 @@ func (l launcher) until(condition func() bool) {
 func killedWhenever(l launcher, condition func() bool, args ...string) {
 	l.t.Helper()
 	cmd := l.command(args...)
+	var said bytes.Buffer
+	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
@@ -170,7 +177,7 @@ func killedWhenever(l launcher, condition func() bool, args ...string) {
 	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
 		l.t.Fatal(err)
 	}
-	if err := cmd.Wait(); err == nil {
-		l.t.Fatalf("nodeimg %q ended before it was killed", args)
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != -1 {
+		l.t.Fatalf("nodeimg %q ended before it was killed: %v\n%s", args, err, said.String())
 	}
 }
