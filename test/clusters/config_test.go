@@ -187,7 +187,8 @@ func (d descriptions) kubernetes() {
 		}
 	}
 	d.has("kube-proxy", d.kubectl("-n", "kube-system", "get", "configmap", "kube-proxy", "-o", "yaml"), "mode: nftables", "nodePortAddresses:", "NodeLogQuery: true")
-	d.has("the rules of services", d.in("described-worker-1", "nft", "list", "tables"), "kube-proxy")
+	// kube-proxy is Ready before it has written any.
+	d.eventually("the node has the rules of services", func() bool { return strings.Contains(d.in("described-worker-1", "nft", "list", "tables"), "kube-proxy") })
 	d.has("the service kubernetes", d.kubectl("get", "service", "kubernetes", "-o", "jsonpath={.spec.clusterIP}"), "10.78.0.1")
 	d.has("CoreDNS", d.kubectl("-n", "kube-system", "get", "pods", "-l", "k8s-app=kube-dns", "-o", "jsonpath={.items[*].status.podIP}"), "10.77.")
 	d.has("the kubelet", d.in("described-worker-1", "cat", "/var/lib/kubelet/config.yaml"), "clusterDomain: described.test")
@@ -316,8 +317,9 @@ func write(t *testing.T, file, text string) {
 // get returns what a server answers, once it does.
 func (l launcher) get(url string) (body string) {
 	l.t.Helper()
+	client := http.Client{Timeout: 10 * time.Second}
 	l.until(func() bool {
-		response, err := http.Get(url)
+		response, err := client.Get(url)
 		if err != nil {
 			return false
 		}

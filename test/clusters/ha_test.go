@@ -73,9 +73,13 @@ func TestControlPlanes(t *testing.T) {
 	reached("pods run everywhere")
 
 	l.must("resize", "--name", c.name, "--workers", "0", "--progress", "plain")
-	if taints := l.kubectl(c.name, "get", "nodes", "-o", "jsonpath={.items[*].spec.taints}"); taints != "" {
-		t.Errorf("without workers, nodes refuse pods: %s", taints)
-	}
+	l.succeeds(func(ctx context.Context) error {
+		taints, err := l.ask(ctx, c.planes[0], "get", "nodes", "-o", "jsonpath={.items[*].spec.taints}")
+		if err == nil && taints != "" {
+			err = fmt.Errorf("without workers, nodes refuse pods: %s", taints)
+		}
+		return err
+	})
 	reached("no workers")
 	l.must("down", "--name", c.name)
 	reached("removed")
@@ -243,24 +247,27 @@ func (l launcher) succeeds(check func(context.Context) error) {
 	}
 }
 
-// expectNodes asks nodeimg for the nodes of a cluster and checks each of them.
+// expectNodes asks nodeimg for the nodes of a cluster until each of them is good. It calls them unknown when the API server is slow.
 func (l launcher) expectNodes(cluster string, good func(name, state, status string) bool, names []string) {
 	l.t.Helper()
-	var nodes []struct{ Name, State, Status string }
-	text := l.must("nodes", "--name", cluster, "-o", "json")
-	if err := json.Unmarshal([]byte(text), &nodes); err != nil {
-		l.t.Fatalf("%v: %s", err, text)
-	}
-	var listed []string
-	for _, n := range nodes {
-		listed = append(listed, n.Name)
-		if !good(n.Name, n.State, n.Status) {
-			l.t.Errorf("%s is %s and %s", n.Name, n.State, n.Status)
+	l.succeeds(func(context.Context) error {
+		var nodes []struct{ Name, State, Status string }
+		text := l.must("nodes", "--name", cluster, "-o", "json")
+		if err := json.Unmarshal([]byte(text), &nodes); err != nil {
+			return fmt.Errorf("%w: %s", err, text)
 		}
-	}
-	if !slices.Equal(listed, names) {
-		l.t.Errorf("nodes: %v, want %v", listed, names)
-	}
+		var listed []string
+		for _, n := range nodes {
+			listed = append(listed, n.Name)
+			if !good(n.Name, n.State, n.Status) {
+				return fmt.Errorf("%s is %s and %s", n.Name, n.State, n.Status)
+			}
+		}
+		if !slices.Equal(listed, names) {
+			return fmt.Errorf("nodes: %v, want %v", listed, names)
+		}
+		return nil
+	})
 }
 
 // addresses are those of containers in their only network.

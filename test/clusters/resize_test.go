@@ -107,18 +107,22 @@ func stopped(l launcher, cluster string) {
 	}
 }
 
-// expect asks nodeimg for the nodes of a cluster with one worker, which are all in the same state.
+// expect asks nodeimg for the nodes of a cluster with one worker until they are all in the same state. It says unknown when the API server
+// is slow.
 func (l launcher) expect(cluster, state, status, version string) {
 	l.t.Helper()
-	var nodes []struct{ Name, Role, State, Status, Version string }
-	text := l.must("nodes", "--name", cluster, "-o", "json")
-	if err := json.Unmarshal([]byte(text), &nodes); err != nil {
-		l.t.Fatalf("%v: %s", err, text)
-	}
 	want := fmt.Sprintf("[{%[1]s-control-plane-1 control-plane %[2]s %[3]s %[4]s} {%[1]s-worker-1 worker %[2]s %[3]s %[4]s}]", cluster, state, status, version)
-	if got := fmt.Sprint(nodes); got != want {
-		l.t.Errorf("nodes:\n%s\nwant:\n%s", got, want)
-	}
+	l.succeeds(func(context.Context) error {
+		var nodes []struct{ Name, Role, State, Status, Version string }
+		text := l.must("nodes", "--name", cluster, "-o", "json")
+		if err := json.Unmarshal([]byte(text), &nodes); err != nil {
+			return fmt.Errorf("%w: %s", err, text)
+		}
+		if got := fmt.Sprint(nodes); got != want {
+			return fmt.Errorf("nodes:\n%s\nwant:\n%s", got, want)
+		}
+		return nil
+	})
 }
 
 // kubectl runs a command of kubectl in the control plane.
