@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"gopkg.in/yaml.v3"
+	"sigs.k8s.io/yaml"
 
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/internal/progress"
@@ -33,10 +33,17 @@ var nodeFiles = []struct {
 	{"kubeadm.yaml", []string{"cat", shippedConfig}},
 }
 
-// nodeFolders are folders that are copied, with those that they lie in.
-var nodeFolders = []struct{ name, parent string }{
-	{"pods", "/var/log"},
-	{"manifests", "/etc/kubernetes"},
+// nodeFolder is a folder that is copied, with the one that it lies in.
+type nodeFolder struct {
+	name, parent string
+	// clean takes out of each file what nobody else may see; nil copies the files as they are.
+	clean func([]byte) ([]byte, error)
+}
+
+// kubeadm gives static pods the proxy variables of the node, and those that patches have.
+var nodeFolders = []nodeFolder{
+	{name: "pods", parent: "/var/log"},
+	{name: "manifests", parent: "/etc/kubernetes", clean: withoutValues},
 }
 
 const (
@@ -102,7 +109,7 @@ func (e export) node(ctx context.Context, n Node) error {
 		}
 	}
 	for _, f := range nodeFolders {
-		if err := e.folder(ctx, n, f.parent, f.name); err != nil {
+		if err := e.folder(ctx, n, f); err != nil {
 			return err
 		}
 	}
@@ -149,11 +156,13 @@ func (e export) cluster(ctx context.Context, nodes []Node) error {
 // leftOut stands where an environment variable's value was.
 const leftOut = "(left out by nodeimg)"
 
-// withoutValues takes the values of environment variables out of Kubernetes objects, and the annotation that repeats them.
+// withoutValues takes the values of environment variables out of a Kubernetes object or a list of them, and the annotation that repeats
+// them. Of several documents the first comes back, which is all that a kubelet reads of a static pod's file. The error repeats nothing of
+// the text.
 func withoutValues(text []byte) ([]byte, error) {
-	var objects any
+	var objects map[string]any
 	if err := yaml.Unmarshal(text, &objects); err != nil {
-		return nil, fmt.Errorf("reading what kubectl printed: %w", err)
+		return nil, errors.New("left out: it is no Kubernetes object in YAML, and may have values of environment variables anywhere")
 	}
 	var clean func(any)
 	clean = func(v any) {
@@ -239,32 +248,37 @@ func (e export) failed(ctx context.Context, name string, failure error) error {
 }
 
 // folder copies the regular files of a folder of the node; links are followed in the node.
-func (e export) folder(ctx context.Context, n Node, parent, name string) error {
+func (e export) folder(ctx context.Context, n Node, f nodeFolder) error {
 	limited, cancel := context.WithTimeoutCause(ctx, exportLimit, fmt.Errorf("not within %s", exportLimit))
 	defer cancel()
 	r, w := io.Pipe()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		err := e.engine.ExecTo(limited, n.ID, w, "tar", "-C", parent, "--dereference", "--ignore-failed-read", "-cf", "-", name)
+		err := e.engine.ExecTo(limited, n.ID, w, "tar", "-C", f.parent, "--dereference", "--ignore-failed-read", "-cf", "-", f.name)
 		// 1 means that a file changed while it was read, which logs do (GNU tar's manual, "Synopsis of tar").
 		if exit := new(dockerengine.ExitError); errors.As(err, &exit) && exit.Status == 1 {
 			err = nil
 		}
 		w.CloseWithError(err)
 	}()
-	diskErr, err := extract(filepath.Join(e.dir, n.Name), r)
+	diskErr, err := extract(filepath.Join(e.dir, n.Name), r, f.clean)
 	_ = r.Close()
 	<-ended
 	if diskErr != nil || err == nil {
 		return diskErr
 	}
-	return e.failed(ctx, n.Name+"/"+name, err)
+	return e.failed(ctx, n.Name+"/"+f.name, err)
 }
 
-// extract writes the regular files of a tar below dir and nowhere else, whatever the tar says. It hears the sender to its end, also for the
-// error with which that ends.
-func extract(dir string, r io.Reader) (diskErr, readErr error) {
+// cleanLimit is how much of a file is cleaned, in bytes: as much as a kubelet reads of a static pod's (k8s.io/kubernetes
+// pkg/kubelet/config, maxConfigLength).
+const cleanLimit = 10 << 20
+
+// extract writes the regular files of a tar below dir and nowhere else, whatever the tar says. With clean, which may be nil, it writes what
+// that makes of each; for a file that it refuses, another one beside it says why. It hears the sender to its end, also for the error with
+// which that ends.
+func extract(dir string, r io.Reader, clean func([]byte) ([]byte, error)) (diskErr, readErr error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err, nil
@@ -283,7 +297,18 @@ func extract(dir string, r io.Reader) (diskErr, readErr error) {
 		if header.Typeflag != tar.TypeReg {
 			continue
 		}
-		if diskErr, readErr := extractFile(root, filepath.FromSlash(header.Name), in); diskErr != nil || readErr != nil {
+		name, content := filepath.FromSlash(header.Name), io.Reader(in)
+		if clean != nil {
+			text, err := io.ReadAll(io.LimitReader(in, cleanLimit))
+			if err != nil {
+				return nil, err
+			}
+			if text, err = clean(text); err != nil {
+				name, text = name+".failed.txt", []byte(err.Error()+"\n")
+			}
+			content = bytes.NewReader(text)
+		}
+		if diskErr, readErr := extractFile(root, name, content); diskErr != nil || readErr != nil {
 			return diskErr, readErr
 		}
 	}

@@ -3,8 +3,10 @@ package cluster
 import (
 	"archive/tar"
 	"bytes"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -34,8 +36,60 @@ items:
 			t.Errorf("no %q in\n%s", want, text)
 		}
 	}
-	if _, err := withoutValues([]byte("a: [")); err == nil {
-		t.Error("what is no YAML was taken")
+	for name, text := range map[string]string{"no YAML": "env: [{name: A, value: s3cret}", "no object": "A=s3cret", "a list": "- s3cret"} {
+		if got, err := withoutValues([]byte(text)); err == nil || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: got %q, %v", name, got, err)
+		}
+	}
+	// For a kubelet, whatever is a key in YAML is a string.
+	if got, err := withoutValues([]byte("1: {env: [{name: A, value: s3cret}]}")); err != nil || strings.Contains(string(got), "s3cret") {
+		t.Errorf("below a number: got %q, %v", got, err)
+	}
+}
+
+// TestExtractManifests holds that of static pods, to which kubeadm gives the proxies of the node, no value of a variable is exported.
+func TestExtractManifests(t *testing.T) {
+	dir := t.TempDir()
+	var content bytes.Buffer
+	out := tar.NewWriter(&content)
+	for name, text := range map[string]string{
+		"kube-apiserver.yaml": "kind: Pod\nspec: {containers: [{name: kube-apiserver, env: [{name: HTTPS_PROXY, value: 's3cret'}]}]}\n",
+		"broken.yaml":         "env: [{name: A, value: s3cret}",
+		"kept/.swp":           "\x00s3cret",
+	} {
+		if err := out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "manifests/" + name, Size: int64(len(text))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Write([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+	manifests := nodeFolders[slices.IndexFunc(nodeFolders, func(f nodeFolder) bool { return f.name == "manifests" })]
+	if diskErr, readErr := extract(dir, &content, manifests.clean); diskErr != nil || readErr != nil {
+		t.Fatal(diskErr, readErr)
+	}
+	found := map[string]string{}
+	if err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			text, readErr := os.ReadFile(path)
+			found[strings.TrimPrefix(path, dir+"/manifests/")], err = string(text), readErr
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range found {
+		if strings.Contains(text, "s3cret") {
+			t.Errorf("%s holds a value:\n%s", name, text)
+		}
+	}
+	for name, want := range map[string]string{"kube-apiserver.yaml": leftOut, "broken.yaml.failed.txt": "left out", "kept/.swp.failed.txt": "left out"} {
+		if !strings.Contains(found[name], want) || len(found) != 3 {
+			t.Errorf("no %q in %s of %q", want, name, found)
+		}
 	}
 }
 
@@ -76,7 +130,7 @@ func TestExtract(t *testing.T) {
 			if err := out.Close(); err != nil {
 				t.Fatal(err)
 			}
-			diskErr, readErr := extract(dir, &content)
+			diskErr, readErr := extract(dir, &content, nil)
 			if diskErr != nil || (readErr != nil) != test.fails {
 				t.Fatalf("%v, %v", diskErr, readErr)
 			}
