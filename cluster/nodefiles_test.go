@@ -1,14 +1,12 @@
 package cluster
 
 import (
-	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/nodeimg/nodeimg/cluster/config"
 	"github.com/nodeimg/nodeimg/recipes"
 )
 
@@ -60,34 +58,6 @@ location = 'a.example'
 	}
 	if _, err := mirrorFiles(recipes.CRIDocker, "27.5.1", mirrors); !errors.As(err, new(*recipes.InputError)) {
 		t.Errorf("an older Docker Engine: %v", err)
-	}
-}
-
-// TestRemembered holds that a label has the description without the environment, and the file the environment of new workers.
-func TestRemembered(t *testing.T) {
-	spec := config.Spec{
-		Image: "node", Env: map[string]string{"A": "secret-1"}, ControlPlanes: config.Groups{{Count: 1, Env: map[string]string{"B": "secret-2"}}},
-		Workers: config.Groups{{Count: 1, Env: map[string]string{"C": "secret-3"}}, {Count: 2, Memory: "2g", Env: map[string]string{"D": "secret-4"}}},
-	}
-	label, file, err := remembered(spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(label, "secret") {
-		t.Errorf("the label has a value of the environment: %s", label)
-	}
-	if got, want := string(file.Content), `{"A":"secret-1","D":"secret-4"}`; got != want || file.Mode != 0o600 {
-		t.Errorf("the file has %s with mode %o, want %s with mode 600", got, file.Mode, want)
-	}
-	if spec.Env["A"] == "" || spec.Workers[1].Env["D"] == "" {
-		t.Errorf("the description itself has changed: %+v", spec)
-	}
-	var back config.Spec
-	if err := json.Unmarshal([]byte(label), &back); err != nil {
-		t.Fatal(err)
-	}
-	if last := back.Workers.Last(); last.Memory != "2g" {
-		t.Errorf("the label's last group is %+v", last)
 	}
 }
 

@@ -4,54 +4,33 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 
 	"github.com/nodeimg/nodeimg/cluster/config"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 )
 
-// labelSpec has, on control planes, the description of the cluster as JSON, so that later workers are made like the first ones. It has no
-// environment: labels are shown by many programs, and people keep secrets there.
-const labelSpec = "nodeimg.dev/spec"
+// keptDescription is the description of the cluster, as JSON, that every control plane keeps, so that later workers are made like the first
+// ones. It is no label, which many programs show, but a file that only root of the node can read: people keep secrets in the environment and
+// in patches.
+const keptDescription = "/etc/nodeimg/cluster.json"
 
-// workerEnvironment is a file in control planes that only root can read: the environment of workers, as JSON.
-const workerEnvironment = "/etc/nodeimg/worker-environment.json"
-
-// remembered returns what a control plane of the cluster keeps for workers to come: the value of labelSpec and the file workerEnvironment.
-func remembered(spec config.Spec) (label string, file dockerengine.File, err error) {
-	environment, err := json.Marshal(spec.Member(spec.Workers.Last(), RoleWorker, 1).Env)
-	if err != nil {
-		return "", dockerengine.File{}, fmt.Errorf("encoding the environment of nodes: %w", err)
-	}
-	spec.Env = nil
-	for _, groups := range []*config.Groups{&spec.ControlPlanes, &spec.Workers} {
-		*groups = slices.Clone(*groups)
-		for i := range *groups {
-			(*groups)[i].Env = nil
-		}
-	}
+// remembered is the file keptDescription.
+func remembered(spec config.Spec) (dockerengine.File, error) {
 	text, err := json.Marshal(spec)
 	if err != nil {
-		return "", dockerengine.File{}, fmt.Errorf("encoding the description of the cluster: %w", err)
+		return dockerengine.File{}, fmt.Errorf("encoding the description of the cluster: %w", err)
 	}
-	return string(text), dockerengine.File{Path: workerEnvironment, Mode: 0o600, Content: environment}, nil
+	return dockerengine.File{Path: keptDescription, Mode: 0o600, Content: text}, nil
 }
 
-// recall reads what the control plane n keeps for workers to come: the description that its label has, whose environment is that of
-// workers, and the certificates that nodes trust.
-func (n *member) recall(ctx context.Context, label string) (spec config.Spec, certificates []string, err error) {
-	if label == "" {
-		return config.Spec{}, nil, nil
-	}
-	if err := json.Unmarshal([]byte(label), &spec); err != nil {
-		return config.Spec{}, nil, fmt.Errorf("reading the label %s of %s: %w", labelSpec, n.name, err)
-	}
-	text, err := n.exec(ctx, "cat", workerEnvironment)
+// recall reads what the control plane n keeps for workers to come: the description of the cluster, and the certificates that nodes trust.
+func (n *member) recall(ctx context.Context) (spec config.Spec, certificates []string, err error) {
+	text, err := n.exec(ctx, "cat", keptDescription)
 	if err != nil {
 		return config.Spec{}, nil, err
 	}
-	if err := json.Unmarshal([]byte(text), &spec.Env); err != nil {
-		return config.Spec{}, nil, fmt.Errorf("reading %s of %s: %w", workerEnvironment, n.name, err)
+	if err := json.Unmarshal([]byte(text), &spec); err != nil {
+		return config.Spec{}, nil, fmt.Errorf("reading %s of %s: %w", keptDescription, n.name, err)
 	}
 	if len(spec.CACertificates) == 0 {
 		return spec, nil, nil
@@ -63,8 +42,7 @@ func (n *member) recall(ctx context.Context, label string) (spec config.Spec, ce
 // containers are those of new workers, which are like the last group of workers that the cluster was described with, and what the workers
 // shall be. like is what the control plane's container was made with.
 func (r *resizer) containers(ctx context.Context, like dockerengine.Details, numbers []int) ([]dockerengine.ContainerSpec, []description, error) {
-	node, _ := r.cluster.runningControlPlane()
-	spec, certificates, err := r.controlPlane.recall(ctx, node.Labels[labelSpec])
+	spec, certificates, err := r.controlPlane.recall(ctx)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -78,7 +78,7 @@ func (m *maker) containers(ctx context.Context) ([]dockerengine.ContainerSpec, e
 	if err != nil {
 		return nil, err
 	}
-	label, environment, err := remembered(c.Spec)
+	kept, err := remembered(c.Spec)
 	if err != nil {
 		return nil, err
 	}
@@ -89,8 +89,7 @@ func (m *maker) containers(ctx context.Context) ([]dockerengine.ContainerSpec, e
 			return nil, err
 		}
 		if n.Role == RoleControlPlane {
-			spec.Labels[labelSpec] = label
-			spec.Files = append(spec.Files, environment)
+			spec.Files = append(spec.Files, kept)
 		}
 		specs = append(specs, spec)
 	}

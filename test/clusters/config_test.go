@@ -85,7 +85,7 @@ func TestConfig(t *testing.T) {
 	l.must("resize", "--name", "described", "--workers", "3")
 	reached("one more worker Ready")
 	d.special("described-worker-3")
-	d.unseen("not-to-be-shown")
+	d.unseen("not-to-be-shown", "patched-in")
 	l.must("down", "--name", "described")
 	reached("removed")
 }
@@ -229,12 +229,26 @@ func (d descriptions) special(name string) {
 	d.has("the processors", d.in(name, "sh", "-c", "cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || true"), "150000")
 }
 
-// unseen fails the test when a value of the environment is where many programs look.
-func (d descriptions) unseen(value string) {
+// unseen fails the test when values of the environment, of nodes or of patches, are where many programs look, or in what logs exports of
+// static pods.
+func (d descriptions) unseen(values ...string) {
 	d.t.Helper()
-	labels := d.docker("inspect", "--format", "{{json .Config.Labels}}", "described-control-plane-1", "described-worker-2", "described-worker-3")
-	if strings.Contains(labels, value) {
-		d.t.Errorf("labels have a value of the environment:\n%s", labels)
+	seen := d.docker("inspect", "--format", "{{json .Config.Labels}}", "described-control-plane-1", "described-worker-2", "described-worker-3")
+	report := filepath.Join(d.t.TempDir(), "report")
+	d.must("logs", "--name", d.name, report)
+	manifests := filepath.Join(report, "described-control-plane-1", "manifests")
+	for component, variable := range map[string]string{"kube-apiserver": "HTTPS_PROXY", "kube-controller-manager": "PATCHED"} {
+		manifest, err := os.ReadFile(filepath.Join(manifests, component+".yaml"))
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		d.has(component, string(manifest), "image:", "name: "+variable)
+		seen += string(manifest)
+	}
+	for _, value := range append(values, "proxy.invalid") {
+		if strings.Contains(seen, value) {
+			d.t.Errorf("%q can be seen:\n%s", value, seen)
+		}
 	}
 }
 
