@@ -11,6 +11,7 @@ import (
 
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/internal/progress"
+	"github.com/nodeimg/nodeimg/recipes"
 )
 
 // removeLimit is how long removing a cluster may take.
@@ -36,10 +37,18 @@ func Down(ctx context.Context, engine *dockerengine.Engine, name, kubeconfig str
 // undone removes what a run has made that has failed with err, and returns err, with what could not be removed if there is any.
 func undone(ctx context.Context, engine *dockerengine.Engine, cluster, run string, err error) error {
 	if left := remove(ctx, engine, cluster, labelRun, run); left != nil {
-		// err is not wrapped: of an interruption nothing but that would be told.
-		return fmt.Errorf("%v\nremoving what was made: %w; nodeimg down --name %s removes it later", err, left, cluster)
+		return besides(err, fmt.Errorf("removing what was made: %w; nodeimg down --name %s removes it later", left, cluster))
 	}
 	return err
+}
+
+// besides adds to err what the user has to know all the same.
+func besides(err, more error) error {
+	if input := new(recipes.InputError); errors.As(err, &input) {
+		return fmt.Errorf("%w\n%w", err, more)
+	}
+	// err is not wrapped: of an interruption nothing but that would be told.
+	return fmt.Errorf("%v\n%w", err, more)
 }
 
 // remove removes whatever of the cluster has the label with the value: the mark that it is complete first, the claim last.

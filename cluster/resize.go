@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -246,7 +245,9 @@ func (r *resizer) grow(ctx context.Context, numbers []int) (err error) {
 		// Also when ctx has ended: what was made must go.
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeLimit)
 		defer cancel()
-		err = errors.Join(err, r.undo(clean))
+		if left := r.undo(clean); left != nil {
+			err = besides(err, fmt.Errorf("removing what was made: %w; the next nodeimg resize --name %s puts it right", left, r.Name))
+		}
 	}()
 	var members []*member
 	var invited invitation

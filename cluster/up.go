@@ -75,7 +75,7 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 		switch {
 		case err == nil:
 		case claimed && m.Retain:
-			err = fmt.Errorf("%w\nwhat was made is kept, because of --retain; nodeimg down --name %s removes it", err, m.name)
+			err = besides(err, fmt.Errorf("what was made is kept, because of --retain; nodeimg down --name %s removes it", m.name))
 		default:
 			// Also when ctx has ended: what was made must go.
 			err = undone(context.WithoutCancel(ctx), m.Engine, m.name, m.run, err)

@@ -65,14 +65,17 @@ func TestFaults(t *testing.T) {
 	}
 	reached("images refused")
 
-	for step, signal := range map[string]syscall.Signal{"[create]": syscall.SIGINT, "boot": syscall.SIGTERM} {
+	interrupt := func(step string, signal os.Signal, options ...string) (status int, said string) {
 		// Once: the second signal ends nodeimg at once, as users expect. Two nodes boot.
 		var once sync.Once
-		status, said := l.stepwise(func(_ int, begun string, process *os.Process) {
+		return l.stepwise(func(_ int, begun string, process *os.Process) {
 			if strings.Contains(begun, step) {
 				once.Do(func() { _ = process.Signal(signal) })
 			}
-		}, "up", "--config", workerOf(t, clusterImage), "--name", "interrupted", "--privileged")
+		}, append([]string{"up", "--config", workerOf(t, clusterImage), "--name", "interrupted", "--privileged"}, options...)...)
+	}
+	for step, signal := range map[string]os.Signal{"[create]": syscall.SIGINT, "boot": syscall.SIGTERM} {
+		status, said := interrupt(step, signal)
 		if status != 1 || said != "Error: interrupted\n" {
 			t.Errorf("%s at %s: exit status %d, want 1 and that it was interrupted in\n%s", signal, step, status, said)
 		}
@@ -80,6 +83,10 @@ func TestFaults(t *testing.T) {
 			t.Errorf("an interrupted up has left something:\n%s\nbefore:\n%s", after, before)
 		}
 	}
+	if status, said := interrupt("boot", syscall.SIGINT, "--retain"); status != 1 || !strings.Contains(said, "nodeimg down --name interrupted removes it") {
+		t.Errorf("an interrupted up --retain: exit status %d, want 1 and what is kept in\n%s", status, said)
+	}
+	l.must("down", "--name", "interrupted")
 	reached("interrupted")
 
 	config := workerOf(t, l.brokenImage())
