@@ -85,10 +85,10 @@ func TestKubeconfigThatIsNone(t *testing.T) {
 	if err := os.WriteFile(path, []byte("{not: [yaml"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := CheckKubeconfig(path); err == nil || !strings.Contains(err.Error(), path) {
+	if err := CheckKubeconfig(t.Context(), path); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("error %v", err)
 	}
-	if err := CheckKubeconfig(path + "-missing"); err != nil {
+	if err := CheckKubeconfig(t.Context(), path+"-missing"); err != nil {
 		t.Errorf("a file that is not there: %v", err)
 	}
 	err := MergeKubeconfig(t.Context(), path, kubeconfigFile(t, "new"))

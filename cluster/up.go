@@ -35,14 +35,14 @@ type Options struct {
 	API netip.AddrPort
 	// Wait is how long each node and the pods of the system may take to be Ready.
 	Wait time.Duration
+	// Kubeconfig is the path of the file that gets the cluster's context; CheckKubeconfig has accepted it.
+	Kubeconfig string
 	// Retain keeps what a failed Up has made, to look into it; Down removes it.
 	Retain bool
 }
 
 // Result tells about a cluster that Up has made.
 type Result struct {
-	// Kubeconfig is the administrator's, for use on the Engine's host.
-	Kubeconfig []byte
 	// Isolated says, of what the nodes see themselves, that their root is not the host's.
 	Isolated bool
 }
@@ -62,15 +62,15 @@ type maker struct {
 	balancer *member
 }
 
-// Up makes a cluster and returns when its nodes and the pods of kube-system are Ready. What it has made is removed when it fails, unless
-// Retain says otherwise. What an earlier Up of the same owner has left that was killed is removed first. The error is a *recipes.InputError
-// for options that cannot be, for a cluster that is there already, and for one that another owner makes.
+// Up makes a cluster and returns when its nodes and the pods of kube-system are Ready and the kubeconfig has its context. What it has
+// made is removed when it fails, unless Retain says otherwise. What an earlier Up of the same owner has left that was killed is removed first.
+// The error is a *recipes.InputError for options that cannot be, for a cluster that is there already, and for one that another owner makes.
 func Up(ctx context.Context, o Options) (_ *Result, err error) {
 	m := &maker{Options: o, name: o.Config.Metadata.Name, run: newRun(), token: newToken()}
 	if err := m.check(ctx); err != nil {
 		return nil, err
 	}
-	claimed := false
+	claimed, merging := false, false
 	defer func() {
 		switch {
 		case err == nil:
@@ -78,7 +78,13 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 			err = besides(err, fmt.Errorf("what was made is kept, because of --retain; nodeimg down --name %s removes it", m.name))
 		default:
 			// Also when ctx has ended: what was made must go.
-			err = undone(context.WithoutCancel(ctx), m.Engine, m.name, m.run, err)
+			undoCtx := context.WithoutCancel(ctx)
+			if merging {
+				if left := ForgetKubeconfig(undoCtx, m.Kubeconfig, m.name); left != nil {
+					err = fmt.Errorf("%v\nremoving what was made: %w", err, left)
+				}
+			}
+			err = undone(undoCtx, m.Engine, m.name, m.run, err)
 		}
 	}()
 	if err := claim(ctx, m.Engine, m.name, m.Owner, m.run); err != nil {
@@ -111,13 +117,17 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 	if err := m.ready(ctx); err != nil {
 		return nil, err
 	}
-	result := &Result{Isolated: isolated}
-	if result.Kubeconfig, err = Kubeconfig(ctx, m.Engine, m.name); err != nil {
+	admin, err := Kubeconfig(ctx, m.Engine, m.name)
+	if err != nil {
 		return nil, err
 	}
-	// From here on the cluster counts as made.
+	merging = true
+	if err := MergeKubeconfig(ctx, m.Kubeconfig, admin); err != nil {
+		return nil, err
+	}
+	// From here on the cluster counts as made, so what else can fail comes before.
 	err = m.Engine.CreateVolume(context.WithoutCancel(ctx), markName(m.name), map[string]string{LabelCluster: m.name, labelRun: m.run})
-	return result, because(err, "it is not this cluster's; remove it or choose another --name")
+	return &Result{Isolated: isolated}, because(err, "it is not this cluster's; remove it or choose another --name")
 }
 
 // check looks at the options and at what the Engine has, before anything is made.
@@ -154,6 +164,10 @@ func (m *maker) check(ctx context.Context) error {
 	}
 	if left := found[0]; left.Complete || left.Owner != m.Owner && left.Owner != "" {
 		return left.refused()
+	}
+	// It may have got as far as that.
+	if err := ForgetKubeconfig(ctx, m.Kubeconfig, m.name); err != nil {
+		return err
 	}
 	return remove(ctx, m.Engine, m.name, LabelCluster, m.name)
 }

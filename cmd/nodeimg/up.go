@@ -24,11 +24,10 @@ import (
 const defaultCluster = config.DefaultName
 
 type upOptions struct {
-	describe   describeOptions
-	cluster    cluster.Options
-	kubeconfig string
-	progress   string
-	timings    bool
+	describe describeOptions
+	cluster  cluster.Options
+	progress string
+	timings  bool
 }
 
 func newUpCommand() *cobra.Command {
@@ -59,7 +58,7 @@ func newUpCommand() *cobra.Command {
 	options.describe.register(flags)
 	flags.DurationVar(&options.cluster.Wait, "wait", 5*time.Minute, "how long a node, and then all of them, may take to be Ready")
 	flags.BoolVar(&options.cluster.Retain, "retain", false, "keep what was made when it fails, to look into it")
-	registerKubeconfig(flags, &options.kubeconfig)
+	registerKubeconfig(flags, &options.cluster.Kubeconfig)
 	flags.StringVar(&options.progress, "progress", "auto", "how to show progress: auto, tty, plain, rawjson or quiet")
 	flags.BoolVar(&options.timings, "timings", false, "print how long each step took")
 	return cmd
@@ -86,12 +85,12 @@ func runUp(ctx context.Context, o upOptions, stdout, stderr io.Writer) error {
 	if o.cluster.API, err = netip.ParseAddrPort(apiAddress(o.cluster.Config.Spec.Networking)); err != nil {
 		return err
 	}
-	path := kubeconfigPath(o.kubeconfig)
+	o.cluster.Kubeconfig = kubeconfigPath(o.cluster.Kubeconfig)
 	name := o.cluster.Config.Metadata.Name
 	var result *cluster.Result
 	err = changeCluster(progress.WithSink(ctx, screen.Sink()), name, func(ctx context.Context, engine *dockerengine.Engine) (err error) {
 		o.cluster.Engine = engine
-		if err := cluster.CheckKubeconfig(path); err != nil {
+		if err := cluster.CheckKubeconfig(ctx, o.cluster.Kubeconfig); err != nil {
 			return err
 		}
 		if o.cluster.Owner, err = lockOwner(ctx); err != nil {
@@ -103,10 +102,8 @@ func runUp(ctx context.Context, o upOptions, stdout, stderr io.Writer) error {
 		if crowded := doctor.Crowded(ctx, engine, o.cluster.Config.Spec.ControlPlanes.Count(), len(o.cluster.Config.Spec.Members())); crowded != "" {
 			fmt.Fprintln(stderr, "Warning:", crowded)
 		}
-		if result, err = cluster.Up(ctx, o.cluster); err != nil {
-			return err
-		}
-		return cluster.MergeKubeconfig(ctx, path, result.Kubeconfig)
+		result, err = cluster.Up(ctx, o.cluster)
+		return err
 	})
 	if err != nil {
 		return err
@@ -121,7 +118,7 @@ func runUp(ctx context.Context, o upOptions, stdout, stderr io.Writer) error {
 	if !result.Isolated {
 		isolation = "not isolated: root in the nodes is root on this host"
 	}
-	fmt.Fprintf(stderr, "The nodes are %s.\nkubectl --kubeconfig %s --context %s get nodes\n", isolation, path, cluster.ContextName(name))
+	fmt.Fprintf(stderr, "The nodes are %s.\nkubectl --kubeconfig %s --context %s get nodes\n", isolation, o.cluster.Kubeconfig, cluster.ContextName(name))
 	_, err = fmt.Fprintln(stdout, cluster.ContextName(name))
 	return err
 }

@@ -1,6 +1,7 @@
 package clusters
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -43,6 +44,27 @@ func TestFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.refused(2, "mend it", "up", clusterImage, "--name", "other", "--privileged", "--kubeconfig", broken)
+	l.refused(2, "is a folder", "up", clusterImage, "--name", "other", "--privileged", "--kubeconfig", t.TempDir())
+
+	// Somebody locks the kubeconfig for good when the nodes are there already.
+	lock := l.kubeconfig + ".lock"
+	status, said := l.stepwise(func(_ int, begun string, _ *os.Process) {
+		if strings.Contains(begun, "kubeadm init") {
+			if err := errors.Join(os.MkdirAll(filepath.Dir(lock), 0o755), os.WriteFile(lock, nil, 0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}, "up", clusterImage, "--name", "locked", "--privileged")
+	if status != 1 || !strings.Contains(said, lock) {
+		t.Errorf("the kubeconfig is locked: exit status %d, want 1 and %s in\n%s", status, lock, said)
+	}
+	if after := l.has(); after != before {
+		t.Errorf("up could not write the kubeconfig and has left something:\n%s\nbefore:\n%s", after, before)
+	}
+	if err := os.Remove(lock); err != nil {
+		t.Fatal(err)
+	}
+	reached("kubeconfig not written")
 
 	text, err := os.ReadFile("/proc/sys/fs/inotify/max_user_instances")
 	if err != nil {
