@@ -3,10 +3,14 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/internal/progress"
 )
 
@@ -30,23 +34,69 @@ func (n *member) drain(ctx context.Context, nodes []string) error {
 		maps.DeleteFunc(known, func(name string, k kubeNode) bool { return k.cordoned || !slices.Contains(nodes, name) })
 		if len(known) > 0 {
 			marked := append([]string{"annotate", "--overwrite", "node"}, slices.Sorted(maps.Keys(known))...)
-			if err := n.kubectl(ctx, step, append(marked, annotationDraining+"=")...); err != nil {
-				return err
-			}
+			err = n.leashedKubectl(ctx, step, append(marked, annotationDraining+"=")...)
 		}
-		err = n.kubectl(ctx, step, append([]string{"drain", "--ignore-daemonsets", "--delete-emptydir-data", "--force",
-			"--skip-wait-for-delete-timeout", overdue, "--timeout", n.wait.String()}, nodes...)...)
+		if err == nil {
+			err = n.leashedKubectl(ctx, step, append([]string{"drain", "--ignore-daemonsets", "--delete-emptydir-data", "--force",
+				"--skip-wait-for-delete-timeout", overdue, "--timeout", n.wait.String()}, nodes...)...)
+		}
 		if err == nil {
 			return nil
 		}
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeLimit)
-		defer cancel()
-		known, cleanErr := n.nodes(clean)
-		if cleanErr == nil {
-			cleanErr = n.uncordon(clean, known)
-		}
-		return errors.Join(err, cleanErr)
+		return tidied(ctx, err, "letting the nodes take pods again", func(ctx context.Context) error {
+			known, err := n.nodes(ctx)
+			if err != nil {
+				return err
+			}
+			return n.uncordon(ctx, known)
+		})
 	}())
+}
+
+// leash runs a command that ends with its standard input: an Engine lets one go on whose client is gone, but ends its input.
+const leash = `exec 3<&0
+"$@" </dev/null 3<&- & command=$!
+{ read -r _ <&3; kill "$command"; } >/dev/null 2>&1 & watch=$!
+wait "$command"
+status=$?
+kill "$watch" 2>/dev/null
+exit "$status"`
+
+// endLimit is how long a command may take to end that nobody needs any more.
+const endLimit = 10 * time.Second
+
+// leashedKubectl is kubectl for what must not go on without nodeimg: when ctx ends or nodeimg is killed, it ends too. It has ended when this
+// returns, unless the Engine does not answer.
+func (n *member) leashedKubectl(ctx context.Context, step *progress.Step, command ...string) error {
+	stdin, hold := io.Pipe()
+	defer hold.Close()
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		_ = hold.Close()
+		time.AfterFunc(endLimit, cancel)
+	})
+	defer stop()
+	log := func(line string) { step.Log("%s", line) }
+	_, err := n.engine.Exec(own, n.id, stdin, log, append([]string{"sh", "-c", leash, "sh", "kubectl", "--kubeconfig", adminConfig}, command...)...)
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if exit := new(dockerengine.ExitError); errors.As(err, &exit) {
+		exit.Command = append([]string{"kubectl"}, command...)
+	}
+	return err
+}
+
+// tidied undoes what was done before err, also when ctx has ended, and returns err, with why that could not be undone if it could not.
+func tidied(ctx context.Context, err error, what string, undo func(context.Context) error) error {
+	clean, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), removeLimit, fmt.Errorf("not within %s", removeLimit))
+	defer cancel()
+	if left := undo(clean); left != nil {
+		// err is not wrapped: of an interruption nothing but that would be told.
+		return fmt.Errorf("%v\n%s: %w", err, what, left)
+	}
+	return err
 }
 
 // uncordon lets nodes take pods again that nodeimg has cordoned. The caller has the lease.
