@@ -59,7 +59,7 @@ const leash = `exec 3<&0
 { read -r _ <&3; kill "$command"; } >/dev/null 2>&1 & watch=$!
 wait "$command"
 status=$?
-kill "$watch" 2>/dev/null
+{ kill "$watch"; wait "$watch"; } 2>/dev/null
 exit "$status"`
 
 // endLimit is how long a command may take to end that nobody needs any more.
@@ -93,8 +93,7 @@ func tidied(ctx context.Context, err error, what string, undo func(context.Conte
 	clean, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), removeLimit, fmt.Errorf("not within %s", removeLimit))
 	defer cancel()
 	if left := undo(clean); left != nil {
-		// err is not wrapped: of an interruption nothing but that would be told.
-		return fmt.Errorf("%v\n%s: %w", err, what, left)
+		return besides(err, fmt.Errorf("%s: %w", what, left))
 	}
 	return err
 }

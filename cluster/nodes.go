@@ -64,8 +64,8 @@ type kubeNode struct {
 	// heartbeat is when the kubelet last said whether it is Ready, in whole seconds.
 	heartbeat time.Time
 	version   string
-	// reserved says that ordinary pods stay off it.
-	reserved bool
+	// reserved are the taints that keep ordinary pods off a control plane, as kubectl taint takes them.
+	reserved []string
 	// cordoned says that no new pods come to it, and draining that this is nodeimg's doing.
 	cordoned, draining bool
 }
@@ -103,7 +103,7 @@ func parseNodes(text string) (map[string]kubeNode, error) {
 				Annotations map[string]string
 			}
 			Spec struct {
-				Taints        []struct{ Key string }
+				Taints        []struct{ Key, Value, Effect string }
 				Unschedulable bool
 			}
 			Status struct {
@@ -123,7 +123,9 @@ func parseNodes(text string) (map[string]kubeNode, error) {
 		n := kubeNode{version: item.Status.NodeInfo.KubeletVersion, cordoned: item.Spec.Unschedulable}
 		_, n.draining = item.Metadata.Annotations[annotationDraining]
 		for _, taint := range item.Spec.Taints {
-			n.reserved = n.reserved || taint.Key == controlPlaneTaint
+			if taint.Key == controlPlaneTaint {
+				n.reserved = append(n.reserved, taint.Key+"="+taint.Value+":"+taint.Effect)
+			}
 		}
 		for _, c := range item.Status.Conditions {
 			if c.Type == "Ready" {

@@ -186,43 +186,64 @@ func (r *resizer) remove(ctx context.Context, workers []worker, what string) err
 
 // shrink moves the pods of workers elsewhere and removes the workers. When the pods do not move, all stays as it was.
 func (r *resizer) shrink(ctx context.Context, workers []worker) error {
-	if r.Workers == 0 {
-		// The pods have nowhere else to go.
-		if err := r.openControlPlanes(ctx); err != nil {
-			return err
-		}
-	}
 	var names []string
 	for _, w := range workers {
 		if w.State == stateRunning {
 			names = append(names, w.Name)
 		}
 	}
-	if len(names) > 0 {
-		if err := r.controlPlane.drain(ctx, names); err != nil {
-			return fmt.Errorf("moving the pods of %s elsewhere: %w", strings.Join(names, ", "), err)
+	var opened map[string][]string
+	var err error
+	if r.Workers == 0 {
+		// The pods have nowhere else to go.
+		opened, err = r.openControlPlanes(ctx)
+	}
+	if err == nil && len(names) > 0 {
+		if err = r.controlPlane.drain(ctx, names); err != nil {
+			err = fmt.Errorf("moving the pods of %s elsewhere: %w", strings.Join(names, ", "), err)
 		}
+	}
+	if err != nil {
+		return tidied(ctx, err, "keeping ordinary pods off the control planes again", func(ctx context.Context) error {
+			return r.closeControlPlanes(ctx, opened)
+		})
 	}
 	return r.remove(ctx, workers, "workers")
 }
 
-// openControlPlanes lets ordinary pods run on the control planes.
-func (r *resizer) openControlPlanes(ctx context.Context) error {
+// openControlPlanes lets ordinary pods run on the control planes. It returns the taints that kept them off, by the nodes' names, also when it
+// fails, perhaps after some of them are gone.
+func (r *resizer) openControlPlanes(ctx context.Context) (map[string][]string, error) {
 	known, err := r.controlPlane.nodes(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var reserved []string
+	reserved := map[string][]string{}
 	for _, n := range r.cluster.controlPlanes() {
-		if known[n.Name].reserved {
-			reserved = append(reserved, n.Name)
+		if taints := known[n.Name].reserved; len(taints) > 0 {
+			reserved[n.Name] = taints
 		}
 	}
 	if len(reserved) == 0 {
-		return nil
+		return nil, nil
 	}
 	step := progress.Start(ctx, "[%s] control planes take all pods", r.Name)
-	return step.Done(r.controlPlane.kubectl(ctx, step, append(append([]string{"taint", "node"}, reserved...), controlPlaneTaint+"-")...))
+	untaint := append(append([]string{"taint", "node"}, slices.Sorted(maps.Keys(reserved))...), controlPlaneTaint+"-")
+	return reserved, step.Done(r.controlPlane.leashedKubectl(ctx, step, untaint...))
+}
+
+// closeControlPlanes gives control planes the taints back that openControlPlanes has returned.
+func (r *resizer) closeControlPlanes(ctx context.Context, opened map[string][]string) error {
+	if len(opened) == 0 {
+		return nil
+	}
+	step := progress.Start(ctx, "[%s] control planes take only their own pods again", r.Name)
+	for _, name := range slices.Sorted(maps.Keys(opened)) {
+		if err := r.controlPlane.kubectl(ctx, step, append([]string{"taint", "--overwrite", "node", name}, opened[name]...)...); err != nil {
+			return step.Done(err)
+		}
+	}
+	return step.Done(nil)
 }
 
 // grow makes workers with the numbers.

@@ -59,7 +59,8 @@ func TestNotReady(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if one, two := known["one"], known["two"]; !one.ready || !one.reserved || one.version != "v1.34.10" || two.ready || two.reserved || two.version != "v1.33.6" {
+	if one, two := known["one"], known["two"]; !one.ready || !slices.Equal(one.reserved, []string{controlPlaneTaint + "=:NoSchedule"}) || one.version != "v1.34.10" ||
+		two.ready || len(two.reserved) > 0 || two.version != "v1.33.6" {
 		t.Errorf("%+v", known)
 	}
 	said := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

@@ -115,12 +115,15 @@ func cordoned(l launcher, cluster, worker string) {
 	l.kubectl(cluster, "patch", "deployment", "stays", "-p", `{"spec": {"template": {"spec": {"nodeName": "`+worker+`"}}}}`)
 	l.kubectl(cluster, "rollout", "status", "deployment/stays", "--timeout="+wait.String())
 	l.kubectl(cluster, "create", "poddisruptionbudget", "stays", "--selector=app=stays", "--min-available=100%")
-	shrink := func(limit string) []string { return []string{"resize", "--name", cluster, "--workers", "0", "--wait", limit} }
+	shrink := func(limit string) []string {
+		return []string{"resize", "--name", cluster, "--workers", "0", "--wait", limit}
+	}
 	unschedulable := func() bool {
 		return l.kubectl(cluster, "get", "node", worker, "-o", "jsonpath={.spec.unschedulable}") == "true"
 	}
 	for _, again := range [][]string{{"start"}, {"resize", "--workers", "1"}} {
-		killedWhenever(l, unschedulable, shrink("2m")...)
+		killedWhenever(l, unschedulable, shrink("1h")...)
+		l.until(func() bool { return !l.drains(cluster) })
 		l.must(append(again, "--name", cluster)...)
 		if unschedulable() {
 			l.t.Errorf("the worker takes no pods after %q", again)

@@ -54,12 +54,38 @@ func resized(l launcher, cluster string) {
 	l.kubectl(cluster, "run", "pinned", "--image="+image, "--labels=app=pinned", `--overrides={"spec": {"nodeName": "`+cluster+`-worker-3"}}`)
 	l.kubectl(cluster, "wait", "--for=condition=Ready", "pod/pinned", "--timeout="+wait.String())
 	l.kubectl(cluster, "create", "poddisruptionbudget", "pinned", "--selector=app=pinned", "--min-available=1")
-	l.refused(1, "moving the pods", "resize", "--name", cluster, "--workers", "1", "--wait", "20s")
-	if after := l.has(); after != with {
-		l.t.Errorf("a resize that could not move pods changed something:\n%s\nbefore:\n%s", after, with)
+	unschedulable := func() bool { return strings.Contains(l.kubectl(cluster, "get", "nodes"), "SchedulingDisabled") }
+	taints := func() string {
+		return l.kubectl(cluster, "get", "node", cluster+"-control-plane-1", "-o", "jsonpath={.spec.taints}")
 	}
-	if nodes := l.kubectl(cluster, "get", "nodes"); strings.Contains(nodes, "SchedulingDisabled") {
-		l.t.Errorf("nodes that are kept take no pods:\n%s", nodes)
+	reserved := taints()
+	kept := func(how string) {
+		l.t.Helper()
+		if after := l.has(); after != with {
+			l.t.Errorf("a resize that %s changed something:\n%s\nbefore:\n%s", how, after, with)
+		}
+		if unschedulable() {
+			l.t.Errorf("after a resize that %s, nodes that are kept take no pods", how)
+		}
+		if now := taints(); now != reserved || !strings.Contains(now, "NoSchedule") {
+			l.t.Errorf("after a resize that %s, the control plane has the taints %s, before %s", how, now, reserved)
+		}
+	}
+	l.refused(1, "moving the pods", "resize", "--name", cluster, "--workers", "1", "--wait", "20s")
+	kept("could not move pods")
+	// One that is interrupted leaves nothing that moves them later.
+	status, said := l.stepwise(func(_ int, step string, process *os.Process) {
+		if strings.HasPrefix(step, "[drain]") {
+			l.until(unschedulable)
+			_ = process.Signal(syscall.SIGINT)
+		}
+	}, "resize", "--name", cluster, "--workers", "0", "--wait", "1h")
+	if status != 1 || said != "Error: interrupted\n" {
+		l.t.Errorf("an interrupted resize: exit status %d and\n%s", status, said)
+	}
+	kept("was interrupted")
+	if l.drains(cluster) {
+		l.t.Error("a drain goes on after the resize that was interrupted")
 	}
 	l.kubectl(cluster, "delete", "poddisruptionbudget/none", "poddisruptionbudget/pinned", "pod/pinned")
 
@@ -123,6 +149,12 @@ func (l launcher) expect(cluster, state, status, version string) {
 		}
 		return nil
 	})
+}
+
+// drains says whether kubectl drain runs in the control plane, for a resize. The pattern is not what it looks for.
+func (l launcher) drains(cluster string) bool {
+	l.t.Helper()
+	return l.docker("exec", cluster+"-control-plane-1", "sh", "-c", "grep -ls '[s]kip-wait-for-delete' /proc/[0-9]*/cmdline || true") != ""
 }
 
 // kubectl runs a command of kubectl in the control plane.
