@@ -188,7 +188,9 @@ func (d descriptions) kubernetes() {
 	}
 	d.has("kube-proxy", d.kubectl("-n", "kube-system", "get", "configmap", "kube-proxy", "-o", "yaml"), "mode: nftables", "nodePortAddresses:", "NodeLogQuery: true")
 	// kube-proxy is Ready before it has written any.
-	d.eventually("the node has the rules of services", func() bool { return strings.Contains(d.in("described-worker-1", "nft", "list", "tables"), "kube-proxy") })
+	d.eventually("the node has the rules of services", func() bool {
+		return strings.Contains(d.in("described-worker-1", "nft", "list", "tables"), "kube-proxy")
+	})
 	d.has("the service kubernetes", d.kubectl("get", "service", "kubernetes", "-o", "jsonpath={.spec.clusterIP}"), "10.78.0.1")
 	d.has("CoreDNS", d.kubectl("-n", "kube-system", "get", "pods", "-l", "k8s-app=kube-dns", "-o", "jsonpath={.items[*].status.podIP}"), "10.77.")
 	d.has("the kubelet", d.in("described-worker-1", "cat", "/var/lib/kubelet/config.yaml"), "clusterDomain: described.test")

@@ -2,8 +2,11 @@ package clusters
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -174,9 +177,18 @@ func loadsAgain(l launcher, cluster string) {
 		return "archive:" + savedImage(t, tag, withLayer(t, application.For(t), seed, size))
 	}
 
-	// Sending these takes a while.
+	// These are more than fits between nodeimg and a node that does not take them.
 	large := []string{saved("example/large:v1", "large-1", 128<<20), saved("example/large:v2", "large-2", 32<<20)}
-	killedWhenever(l, func() bool { return strings.Contains(l.docker("exec", worker, "ls", state), "incoming") }, "load", "--name", cluster, large[0])
+	release := l.locked(worker, state+"/lock")
+	taking := func() bool {
+		return l.docker("exec", worker, "sh", "-c", "grep --null-data --files-with-matches '^take$' /proc/[0-9]*/cmdline 2>/dev/null || true") != ""
+	}
+	killedWhenever(l, taking, "load", "--name", cluster, large[0])
+	release()
+	l.eventually("the node has done with what did not arrive whole", func() bool { return !taking() })
+	if out := l.docker("exec", worker, "ls", state); strings.Contains(out, "incoming") {
+		t.Errorf("a load that was killed left files:\n%s", out)
+	}
 	if out := l.docker("exec", worker, "crictl", "images"); strings.Contains(out, "example/large") {
 		t.Errorf("a load that was killed left an image:\n%s", out)
 	}
@@ -214,6 +226,32 @@ func loadsAgain(l launcher, cluster string) {
 		return strings.Contains(l.docker("exec", worker, "crictl", "inspecti", "-o", "go-template", "--template", "{{.status.pinned}}", "example/other:dev"), "true")
 	}
 	l.eventually("the loaded image is pinned", pinned)
+}
+
+// locked keeps a file in the node locked until release is called. Others can share the lock.
+func (l launcher) locked(node, file string) (release func()) {
+	l.t.Helper()
+	cmd := exec.CommandContext(l.t.Context(), "docker", "--host", l.host, "exec", "--interactive", node, "flock", "--shared", file, "sh", "-c", "echo locked; exec cat")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
+		l.t.Fatalf("locking %s in %s: %v: %s", file, node, err, line)
+	}
+	return func() {
+		l.t.Helper()
+		if err := errors.Join(stdin.Close(), cmd.Wait()); err != nil {
+			l.t.Errorf("unlocking %s in %s: %v", file, node, err)
+		}
+	}
 }
 
 // loadsOverPulled gives a loaded image the name of one that CRI-O has pulled, which it would find first.
