@@ -163,10 +163,13 @@ func (n *netCluster) eventually(what string, try func(context.Context) error) {
 // pods waits until there is a Ready pod on each of the nodes and learns the addresses.
 func (n *netCluster) pods(count int) {
 	n.t.Helper()
-	n.eventually("waiting for pods", func(context.Context) error {
+	n.eventually("waiting for pods", func(ctx context.Context) error {
 		n.addresses, n.nodes = map[string]string{}, map[string]string{}
-		ready := n.kubectl(n.name, "get", "pods", "-l", "app=net", "-o",
+		ready, err := n.ask(ctx, n.name+"-control-plane-1", "get", "pods", "-l", "app=net", "-o",
 			`jsonpath={range .items[*]}{.metadata.name} {.status.podIP} {.spec.nodeName} {.status.hostIP} {.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}`)
+		if err != nil {
+			return err
+		}
 		for line := range strings.Lines(ready) {
 			if f := strings.Fields(line); len(f) == 5 && f[4] == "True" {
 				n.addresses[f[0]], n.nodes[f[2]] = f[1], f[3]
@@ -204,9 +207,16 @@ func (n *netCluster) podsReachPods() {
 	n.t.Helper()
 	for from, own := range n.addresses {
 		for to, address := range n.addresses {
-			if got, want := n.mustIn(from, "get", "http://"+net.JoinHostPort(address, "8080")), to+" "+own+"\n"; from != to && got != want {
-				n.t.Errorf("%s answers %q, want %q", to, got, want)
+			if from == to {
+				continue
 			}
+			n.eventually("asking another pod", func(ctx context.Context) error {
+				got, err := n.in(ctx, from, "get", "http://"+net.JoinHostPort(address, "8080"))
+				if want := to + " " + own + "\n"; err == nil && got != want {
+					return fmt.Errorf("%s answers %q, want %q", to, got, want)
+				}
+				return err
+			})
 		}
 	}
 }
@@ -227,9 +237,13 @@ func (n *netCluster) podsReachOutside() {
 	defer server.Close()
 	nodes := slices.Collect(maps.Values(n.nodes))
 	for pod := range n.addresses {
-		if got := n.mustIn(pod, "get", "http://"+listener.Addr().String()); !slices.Contains(nodes, got) {
-			n.t.Errorf("%s comes from %s, want one of the nodes %v", pod, got, nodes)
-		}
+		n.eventually("asking this host", func(ctx context.Context) error {
+			got, err := n.in(ctx, pod, "get", "http://"+listener.Addr().String())
+			if err == nil && !slices.Contains(nodes, got) {
+				return fmt.Errorf("%s comes from %s, want one of the nodes %v", pod, got, nodes)
+			}
+			return err
+		})
 	}
 }
 
@@ -302,11 +316,12 @@ func (n *netCluster) volumes() {
 	node := strings.TrimSpace(n.kubectl(n.name, "get", "pod", "second", "-o", "jsonpath={.spec.nodeName}"))
 	n.kubectl(n.name, "delete", "pod", "second")
 	n.kubectl(n.name, "delete", "persistentvolumeclaim", "kept")
-	n.eventually("waiting until the volume is gone", func(context.Context) error {
-		if left := n.kubectl(n.name, "get", "persistentvolumes", "-o", "name"); left != "" {
+	n.eventually("waiting until the volume is gone", func(ctx context.Context) error {
+		left, err := n.ask(ctx, n.name+"-control-plane-1", "get", "persistentvolumes", "-o", "name")
+		if err == nil && left != "" {
 			return errors.New(left)
 		}
-		return nil
+		return err
 	})
 	if left := n.docker("exec", node, "find", "/var/local-path-provisioner", "-mindepth", "1"); left != "" {
 		n.t.Errorf("%s still has %s", node, left)
@@ -332,10 +347,20 @@ func (n *netCluster) kubeProxyModes() {
 		n.apply(changed.String())
 		n.kubectl(n.name, "rollout", "restart", "daemonset/kube-proxy", "-n", "kube-system")
 		n.kubectl(n.name, "rollout", "status", "daemonset/kube-proxy", "-n", "kube-system", "--timeout="+wait.String())
+		n.eventually("asking kube-proxy", func(ctx context.Context) error {
+			log, err := n.ask(ctx, n.name+"-control-plane-1", "logs", "-n", "kube-system", "-l", "k8s-app=kube-proxy", "--tail=-1", "--prefix")
+			saying := map[string]bool{}
+			for line := range strings.Lines(log) {
+				if pod, said, _ := strings.Cut(line, " "); strings.Contains(said, "Using "+mode+" Proxier") {
+					saying[pod] = true
+				}
+			}
+			if err == nil && len(saying) != len(n.nodes) {
+				return fmt.Errorf("not %d but %v say that they use %s:\n%s", len(n.nodes), saying, mode, log)
+			}
+			return err
+		})
 		// The API server itself is behind a service too.
-		if log := n.kubectl(n.name, "logs", "-n", "kube-system", "-l", "k8s-app=kube-proxy", "--tail=-1"); !strings.Contains(log, "Using "+mode+" Proxier") {
-			n.t.Errorf("kube-proxy does not say that it uses %s:\n%s", mode, log)
-		}
 		n.services()
 	}
 }
