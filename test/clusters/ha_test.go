@@ -117,7 +117,7 @@ func (c three) loses(plane string) {
 	c.must("resize", "--name", c.name, "--workers", "2", "--progress", "plain")
 	c.must("resize", "--name", c.name, "--workers", "1", "--progress", "plain")
 	c.must("start", "--name", c.name, "--progress", "plain")
-	c.whole(began)
+	c.whole(began, plane)
 }
 
 // answers waits until an API server answers at the published address.
@@ -161,14 +161,14 @@ func (c three) restarted(what string, do func()) {
 	reached(what)
 	now := c.addresses(c.all)
 	changed := slices.DeleteFunc(slices.Clone(c.all), func(name string) bool { return was[name] == now[name] })
-	c.whole(since)
+	c.whole(since, c.nodes...)
 	reached(fmt.Sprintf("whole again with other addresses of %v", changed))
 }
 
-// whole waits until every node has said after the time that it is Ready, and everything answers where it is now.
-func (c three) whole(since time.Time) {
+// whole waits until those that have started after the time have said since that they are Ready, and everything answers where it is now.
+func (c three) whole(since time.Time, started ...string) {
 	c.t.Helper()
-	c.readySince(c.name, since, len(c.nodes))
+	c.readySince(c.name, since, started...)
 	now := c.addresses(c.all)
 	var planes []string
 	for _, name := range c.planes {

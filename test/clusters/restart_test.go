@@ -2,6 +2,7 @@ package clusters
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,8 +47,9 @@ func TestEngineEnds(t *testing.T) {
 		ends(end)()
 		restarted := time.Now()
 		again()
-		l.readySince(cluster, restarted, 2)
-		for _, node := range []string{cluster + "-control-plane-1", cluster + "-worker-1"} {
+		nodes := []string{cluster + "-control-plane-1", cluster + "-worker-1"}
+		l.readySince(cluster, restarted, nodes...)
+		for _, node := range nodes {
 			l.podRuns(cluster, node)
 		}
 		reached("Ready again after the Engine was " + name)
@@ -101,28 +103,24 @@ func (l launcher) interrupted(words string, do func(), args ...string) (status i
 	return status, said
 }
 
-// readySince waits until as many nodes have said after the time that they are Ready.
-func (l launcher) readySince(cluster string, since time.Time, count int) {
+// readySince waits until the nodes have said after the time that they are Ready. One that goes on as before says so every few minutes only.
+func (l launcher) readySince(cluster string, since time.Time, nodes ...string) {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(l.t.Context(), wait)
-	defer cancel()
-	for {
+	l.succeeds(func(ctx context.Context) error {
 		out, err := l.ask(ctx, cluster+"-control-plane-1", "get", "nodes", "-o",
-			`jsonpath={range .items[*].status.conditions[?(@.type=="Ready")]}{.status} {.lastHeartbeatTime}{"\n"}{end}`)
-		ready := 0
+			`jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].lastHeartbeatTime}{"\n"}{end}`)
+		ready := map[string]bool{}
 		for line := range strings.Lines(out) {
-			status, heartbeat, _ := strings.Cut(strings.TrimSpace(line), " ")
-			if at, err := time.Parse(time.RFC3339, heartbeat); err == nil && status == "True" && at.After(since) {
-				ready++
+			if f := strings.Fields(line); len(f) == 3 && f[1] == "True" {
+				at, err := time.Parse(time.RFC3339, f[2])
+				ready[f[0]] = err == nil && at.After(since)
 			}
 		}
-		if ready == count {
-			return
+		for _, node := range nodes {
+			if err == nil && !ready[node] {
+				err = fmt.Errorf("%s has not said since %s that it is Ready:\n%s", node, since, out)
+			}
 		}
-		select {
-		case <-ctx.Done():
-			l.t.Fatalf("%d of %d nodes are Ready since %s: %v\n%s", ready, count, since, err, out)
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
+		return err
+	})
 }

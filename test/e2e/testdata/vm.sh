@@ -56,12 +56,13 @@ kubectl get pods -A -o wide
 ./nodeimg nodes --name vm
 for node in "$first" "$second"; do
   [ "$(docker exec "$node" stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ] || failed
-  [ "$(docker exec "$node" systemctl is-system-running)" = running ] || { docker exec "$node" systemctl --failed --no-pager; failed; }
+  [ "$(docker exec "$node" systemctl is-system-running --wait)" = running ] || { docker exec "$node" systemctl --failed --no-pager; failed; }
   if docker exec "$node" journalctl --no-pager -u containerd -o cat | grep PullImage; then
     echo "containerd of $node pulled an image"
     failed
   fi
 done
+kubectl wait --for=condition=Ready --timeout=15m node --all || failed
 [ "$(kubectl get nodes --no-headers | grep -c ' Ready ')" = 2 ] || failed
 # CoreDNS tolerates no control plane's taint but its own one.
 kubectl -n kube-system wait --for=condition=Ready --timeout=15m pod --all || failed
