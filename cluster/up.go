@@ -81,7 +81,7 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 			undoCtx := context.WithoutCancel(ctx)
 			if merging {
 				if left := ForgetKubeconfig(undoCtx, m.Kubeconfig, m.name); left != nil {
-					err = fmt.Errorf("%v\nremoving what was made: %w", err, left)
+					err = besides(err, fmt.Errorf("removing what was made: %w", left))
 				}
 			}
 			err = undone(undoCtx, m.Engine, m.name, m.run, err)

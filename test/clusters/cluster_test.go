@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -170,6 +171,22 @@ func (l launcher) askNodes(ctx context.Context) (ready []string, err error) {
 	return ready, nil
 }
 
+// mergedAgain takes the context of the cluster one out of the kubeconfig and adds it again.
+func mergedAgain(l launcher) {
+	l.t.Helper()
+	before := l.nodes()
+	l.must("kubeconfig", "--name", "one", "--remove")
+	if text, err := os.ReadFile(l.kubeconfig); err != nil || bytes.Contains(text, []byte("nodeimg-one")) {
+		l.t.Errorf("kubeconfig --remove left the context: %v\n%s", err, text)
+	}
+	if out := l.must("kubeconfig", "--name", "one", "--merge"); out != "nodeimg-one\n" {
+		l.t.Errorf("kubeconfig --merge printed %q", out)
+	}
+	if after := l.nodes(); !slices.Equal(after, before) {
+		l.t.Errorf("Ready nodes after kubeconfig --merge: %v, want %v", after, before)
+	}
+}
+
 // TestUp makes clusters with nodeimg itself and removes them, also after it was killed.
 func TestUp(t *testing.T) {
 	l, image := clusters(t), clusterImage
@@ -191,6 +208,7 @@ func TestUp(t *testing.T) {
 	if ready := l.nodes(); fmt.Sprint(ready) != "[one-control-plane-1 one-worker-1]" {
 		t.Errorf("Ready nodes: %v", ready)
 	}
+	mergedAgain(l)
 	l.refused(2, "is there already", "up", image, "--name", "one", "--privileged")
 	var listed []struct {
 		Name     string
