@@ -68,7 +68,7 @@ func (r *resizer) containers(ctx context.Context, like dockerengine.Details, num
 }
 
 // workerImage is the image of new workers: the one asked for, that of the group, or that of the control plane. Names may mean other images
-// by now, so a container that was made of the name says which.
+// by now, so a container that was made of the name says which. The error is a *recipes.InputError for an image whose nodes cannot join.
 func (r *resizer) workerImage(ctx context.Context, spec config.Spec, group config.Group, controlPlane string) (string, error) {
 	if r.Image != "" {
 		return r.Image, nil
@@ -78,10 +78,17 @@ func (r *resizer) workerImage(ctx context.Context, spec config.Spec, group confi
 		return controlPlane, nil
 	}
 	for _, node := range r.cluster.Nodes {
-		if node.Role() == RoleWorker && node.Image == name {
-			details, err := r.Engine.Details(ctx, node.ID)
-			return details.Image, err
+		if node.Role() != RoleWorker {
+			continue
+		}
+		details, err := r.Engine.Details(ctx, node.ID)
+		if err != nil {
+			return "", err
+		}
+		if details.Named == name {
+			name = details.Image
+			break
 		}
 	}
-	return name, nil
+	return name, r.checkImage(ctx, name)
 }

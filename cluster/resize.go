@@ -59,8 +59,10 @@ func Resize(ctx context.Context, o ResizeOptions) error {
 	if r.cluster, r.controlPlane, err = running(ctx, o.Engine, o.Name, o.Wait); err != nil {
 		return err
 	}
-	if err := r.checkImage(ctx); err != nil {
-		return err
+	if r.Image != "" {
+		if err := r.checkImage(ctx, r.Image); err != nil {
+			return err
+		}
 	}
 	workers, err := r.clean(ctx)
 	if err != nil {
@@ -89,15 +91,12 @@ func (r *resizer) ready(ctx context.Context, workers []worker) error {
 }
 
 // checkImage refuses an image whose nodes cannot join.
-func (r *resizer) checkImage(ctx context.Context) error {
-	if r.Image == "" {
-		return nil
-	}
-	version, err := kubernetesOf(ctx, r.Engine, r.Image)
+func (r *resizer) checkImage(ctx context.Context, image string) error {
+	version, err := kubernetesOf(ctx, r.Engine, image)
 	if err != nil {
 		return err
 	}
-	return checkSkew(r.Image, r.cluster.controlPlanes()[0].Labels[recipes.LabelKubernetes], version)
+	return checkSkew(image, r.cluster.controlPlanes()[0].Labels[recipes.LabelKubernetes], version)
 }
 
 // worker is a worker of the cluster.

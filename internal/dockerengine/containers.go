@@ -93,7 +93,7 @@ type PublishedPort struct {
 type Container struct {
 	ID, Name string
 	Labels   map[string]string
-	// Image is the name that it was created with.
+	// Image is the name that it was created with, or its id when the name is another image's by now.
 	Image string
 	// State is created, running, exited, …
 	State string
@@ -297,6 +297,8 @@ func (e *Engine) Runtimes(ctx context.Context) ([]string, error) {
 type Details struct {
 	// Image is the name of what the container was created of, or its digest when the name is another image's by now.
 	Image string
+	// Named is the name that it was created with, whatever that means by now.
+	Named string
 	// Runtime and Privileged are as in ContainerSpec.
 	Runtime    string
 	Privileged bool
@@ -313,7 +315,7 @@ func (e *Engine) Details(ctx context.Context, id string) (Details, error) {
 	if found.ContainerJSONBase == nil || found.HostConfig == nil || found.State == nil || found.Config == nil {
 		return Details{}, fmt.Errorf("looking at container %s: the Docker Engine's answer is not whole", id)
 	}
-	details := Details{Image: found.Config.Image, Runtime: found.HostConfig.Runtime, Privileged: found.HostConfig.Privileged}
+	details := Details{Image: found.Config.Image, Named: found.Config.Image, Runtime: found.HostConfig.Runtime, Privileged: found.HostConfig.Privileged}
 	if named, err := e.ImageID(ctx, details.Image); err != nil || named.String() != found.Image {
 		details.Image = found.Image
 	}

@@ -61,7 +61,9 @@ func TestConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "cluster.yaml")
-	write(t, file, strings.NewReplacer("@IMAGE@", clusterImage, "@PORT@", port, "@MIRROR@", mirror).Replace(string(text)))
+	const workersImage = "nodeimg-clusters/workers:own"
+	l.docker("tag", clusterImage, workersImage)
+	write(t, file, strings.NewReplacer("@IMAGE@", clusterImage, "@WORKERS@", workersImage, "@PORT@", port, "@MIRROR@", mirror).Replace(string(text)))
 
 	reached := command.Stopwatch(t)
 	l.must("up", "--config", file, "--env", "ADDED=by-a-flag")
@@ -82,10 +84,18 @@ func TestConfig(t *testing.T) {
 	}
 	reached("pulled through the mirror")
 
+	// A worker that comes later is of the same image as the others, whatever its name means by then.
+	l.docker("tag", l.emptyImage("workers-newer", "--change", "LABEL dev.nodeimg.kubernetes=v1.99.0"), workersImage)
 	l.must("resize", "--name", "described", "--workers", "3")
 	reached("one more worker Ready")
+	if images := strings.Fields(l.docker("inspect", "--format", "{{.Image}}", "described-worker-2", "described-worker-3")); images[0] != images[1] {
+		t.Errorf("a worker that came later is of the image %s, the one before of %s", images[1], images[0])
+	}
 	d.special("described-worker-3")
 	d.unseen("not-to-be-shown", "patched-in")
+	l.must("resize", "--name", "described", "--workers", "1")
+	l.refused(2, "must not be newer", "resize", "--name", "described", "--workers", "2")
+	reached("an image of no worker any more refused")
 	l.must("down", "--name", "described")
 	reached("removed")
 }
