@@ -23,9 +23,9 @@ type ResizeOptions struct {
 	Name string
 	// Workers are the nodes beside the control plane.
 	Workers int
-	// Image is the name of the new workers' image in the Engine; empty means that of the control plane.
+	// Image is the name of the new workers' image in the Engine; empty means that of the last group of workers.
 	Image string
-	// Wait is how long new nodes may take to boot, and then to be Ready, and how long removed ones may take to be drained.
+	// Wait is how long new nodes may take to boot, and then to be Ready, and how long removed ones may take to be drained; more than 0.
 	Wait time.Duration
 }
 

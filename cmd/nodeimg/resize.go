@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"io"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -39,7 +38,7 @@ func newResizeCommand() *cobra.Command {
 	flags.StringVar(&options.cluster.Name, "name", defaultCluster, "the cluster's name")
 	flags.IntVar(&options.cluster.Workers, "workers", 0, "nodes beside the control plane; without any, it takes all pods")
 	flags.StringVar(&options.image, "image", "", "node image of new workers, as for up, in place of that of the last group of workers")
-	flags.DurationVar(&options.cluster.Wait, "wait", 5*time.Minute, "how long new workers may take to be Ready, and pods to leave those that are removed")
+	registerWait(flags, &options.cluster.Wait, "how long new workers may take to be Ready, and pods to leave those that are removed")
 	flags.StringVar(&options.progress, "progress", "auto", "how to show progress: auto, tty, plain, rawjson or quiet")
 	flags.BoolVar(&options.timings, "timings", false, "print how long each step took")
 	_ = cmd.MarkFlagRequired("workers")

@@ -26,6 +26,6 @@ func newStartCommand() *cobra.Command {
 		},
 	}
 	registerPower(cmd.Flags(), &name, &mode)
-	cmd.Flags().DurationVar(&wait, "wait", 5*time.Minute, "how long the API server, and then all nodes, may take")
+	registerWait(cmd.Flags(), &wait, "how long the API server, and then all nodes, may take")
 	return cmd
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -26,6 +25,8 @@ const defaultCluster = config.DefaultName
 type upOptions struct {
 	describe describeOptions
 	cluster  cluster.Options
+	// located says of an error where the description names the image.
+	located  func(image string, err error) error
 	progress string
 	timings  bool
 }
@@ -50,13 +51,13 @@ func newUpCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			options.cluster.Config = described
+			options.cluster.Config, options.located = described.Cluster, described.imageLocated
 			return runUp(cmd.Context(), options, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	flags := cmd.Flags()
 	options.describe.register(flags)
-	flags.DurationVar(&options.cluster.Wait, "wait", 5*time.Minute, "how long a node, and then all of them, may take to be Ready")
+	registerWait(flags, &options.cluster.Wait, "how long a node, and then all of them, may take to be Ready")
 	flags.BoolVar(&options.cluster.Retain, "retain", false, "keep what was made when it fails, to look into it")
 	registerKubeconfig(flags, &options.cluster.Kubeconfig)
 	flags.StringVar(&options.progress, "progress", "auto", "how to show progress: auto, tty, plain, rawjson or quiet")
@@ -96,7 +97,7 @@ func runUp(ctx context.Context, o upOptions, stdout, stderr io.Writer) error {
 		if o.cluster.Owner, err = lockOwner(ctx); err != nil {
 			return err
 		}
-		if err := loadNodeImages(ctx, engine, &o.cluster.Config.Spec); err != nil {
+		if err := loadNodeImages(ctx, engine, &o.cluster.Config.Spec, o.located); err != nil {
 			return err
 		}
 		if crowded := doctor.Crowded(ctx, engine, o.cluster.Config.Spec.ControlPlanes.Count(), len(o.cluster.Config.Spec.Members())); crowded != "" {

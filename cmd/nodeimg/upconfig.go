@@ -62,18 +62,20 @@ type describer struct {
 	flags    *pflag.FlagSet
 	document *config.Document
 	config.Cluster
-	// said is which flag a field is from.
+	// said is which flag a field is from, "" being the argument.
 	said map[string]string
+	// named is in which field the image of a name stands.
+	named map[string]string
 }
 
 // describe makes the description of the cluster, of which image is the argument or "". The error is a *recipes.InputError that names file,
 // line and field, or the flag.
-func (o *describeOptions) describe(flags *pflag.FlagSet, image string, stdin io.Reader) (config.Cluster, error) {
-	d := &describer{describeOptions: o, flags: flags, said: map[string]string{}}
+func (o *describeOptions) describe(flags *pflag.FlagSet, image string, stdin io.Reader) (*describer, error) {
+	d := &describer{describeOptions: o, flags: flags, said: map[string]string{}, named: map[string]string{}}
 	if o.file != "" {
 		document, err := config.Load(o.file, stdin)
 		if err != nil {
-			return config.Cluster{}, err
+			return nil, err
 		}
 		d.document, d.Cluster = document, document.Value
 	}
@@ -81,13 +83,13 @@ func (o *describeOptions) describe(flags *pflag.FlagSet, image string, stdin io.
 	d.Default()
 	for _, apply := range []func() error{d.counts, func() error { return d.roleImages(image) }, d.containers, d.ports} {
 		if err := apply(); err != nil {
-			return config.Cluster{}, err
+			return nil, err
 		}
 	}
 	if err := d.Validate(); err != nil {
-		return config.Cluster{}, d.located(err)
+		return nil, d.located(err)
 	}
-	return d.Cluster, nil
+	return d, nil
 }
 
 // take copies a flag's value that was given to the field at the path.
@@ -145,7 +147,7 @@ func (d *describer) resize(flag string, groups *config.Groups, count int) error 
 // roleImages sets the images of nodes.
 func (d *describer) roleImages(argument string) error {
 	if argument != "" {
-		d.Spec.Image = argument
+		d.Spec.Image, d.said["spec.image"] = argument, ""
 	}
 	for _, value := range d.images {
 		role, image, named := strings.Cut(value, "=")
@@ -153,17 +155,27 @@ func (d *describer) roleImages(argument string) error {
 			if argument != "" {
 				return recipes.InputErrorf("--image %s: the argument %s is the image of all nodes already; give --image ROLE=IMAGE, or one of them", value, argument)
 			}
-			d.Spec.Image = value
+			d.Spec.Image, d.said["spec.image"] = value, "--image "+value
 			continue
 		}
 		groups, ok := d.groups(role)
 		if !ok || image == "" {
 			return recipes.InputErrorf("--image %s: expected IMAGE, control-plane=IMAGE or worker=IMAGE%s", value, recipes.DidYouMean(role, roles))
 		}
+		if len(*groups) == 0 {
+			return recipes.InputErrorf("--image %s: there is no %s; give --%[2]ss, or leave it out", value, role)
+		}
 		for i := range *groups {
-			(*groups)[i].Image = image
+			(*groups)[i].Image, d.said[imageField(role, i)] = image, "--image "+value
 		}
 	}
+	for _, role := range roles {
+		groups, _ := d.groups(role)
+		for i, group := range *groups {
+			d.named[group.Image] = imageField(role, i)
+		}
+	}
+	d.named[d.Spec.Image] = "spec.image"
 	missing := func(g config.Group) bool { return g.Image == "" }
 	if d.Spec.Image == "" && slices.ContainsFunc(slices.Concat(d.Spec.ControlPlanes, d.Spec.Workers), missing) {
 		if d.file != "" {
@@ -172,6 +184,12 @@ func (d *describer) roleImages(argument string) error {
 		return recipes.InputErrorf("expected a node image or a recipe as an argument, --image or --config")
 	}
 	return nil
+}
+
+// imageField is the field with the image of a group.
+func imageField(role string, group int) string {
+	name := map[string]string{string(config.RoleControlPlane): "controlPlanes", string(config.RoleWorker): "workers"}[role]
+	return fmt.Sprintf("spec.%s[%d].image", name, group)
 }
 
 var roles = []string{string(config.RoleControlPlane), string(config.RoleWorker)}
@@ -319,15 +337,16 @@ func (d *describer) located(err error) error {
 	}
 	var problems []recipes.Problem
 	for _, p := range input.Problems {
-		flag := ""
+		flag, said := "", false
 		for path, f := range d.said {
 			if p.Field == path || strings.HasPrefix(p.Field, path+".") {
-				flag = f
+				flag, said = f, true
 			}
 		}
 		switch {
-		case flag != "":
-			p = recipes.Problem{Message: flag + ": " + p.Message}
+		case p.File != "": // A recipe has it.
+		case said:
+			p = recipes.Problem{Message: strings.TrimPrefix(flag+": "+p.Message, ": ")}
 		case strings.Contains(p.Field, ".ports[") && len(d.publish) > 0:
 			p = recipes.Problem{Message: "--publish: " + p.Message}
 		case d.document != nil:
@@ -336,6 +355,21 @@ func (d *describer) located(err error) error {
 		problems = append(problems, p)
 	}
 	return recipes.NewInputError(problems...)
+}
+
+// imageLocated says of an error about the image of a name where that comes from.
+func (d *describer) imageLocated(image string, err error) error {
+	input, ok := err.(*recipes.InputError)
+	if !ok {
+		return err
+	}
+	problems := slices.Clone(input.Problems)
+	for i := range problems {
+		if problems[i].File == "" {
+			problems[i].Field = d.named[image]
+		}
+	}
+	return d.located(recipes.NewInputError(problems...))
 }
 
 // apiAddress is where the API server is to be published on the host.

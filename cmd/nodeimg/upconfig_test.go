@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -11,6 +13,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/nodeimg/nodeimg/cluster/config"
+	"github.com/nodeimg/nodeimg/internal/dockerengine"
+	"github.com/nodeimg/nodeimg/recipes"
 )
 
 // TestDescribe holds that flags end in the same description as a file does, and that they have their say over it.
@@ -102,6 +106,58 @@ spec:
 			}
 			if want := map[bool]string{true: "filed", false: "nodeimg"}[options.file != ""]; got.Metadata.Name != want {
 				t.Errorf("got the name %s, want %s", got.Metadata.Name, want)
+			}
+		})
+	}
+}
+
+// TestImagesLocated gives images that are neither files nor names that an Engine could have, so that none has to answer.
+func TestImagesLocated(t *testing.T) {
+	dir := t.TempDir()
+	file, recipe := filepath.Join(dir, "cluster.yaml"), filepath.Join(dir, "recipe.yaml")
+	for name, text := range map[string]string{
+		file:   "apiVersion: nodeimg.dev/v1alpha1\nkind: Cluster\nspec:\n  image: First.yaml\n  workers:\n  - {image: Second.yaml}\n  - {image: recipe.yaml}\n",
+		recipe: "kind: NodeImge\n",
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const missing = `, and there is no such file or folder`
+	for name, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"argument":         {[]string{"Recipe.yaml"}, `^the Docker Engine has no image "Recipe.yaml"; .*` + missing + `$`},
+		"two tags":         {[]string{"k8s:v1:x"}, `^the Docker Engine has no image "k8s:v1:x"; .*` + missing + `$`},
+		"flag":             {[]string{"--image", "A.yaml"}, `^--image A.yaml: the Docker Engine has no image "A.yaml"`},
+		"flag of a role":   {[]string{"--workers", "1", "--image", "worker=B.yaml", "--image", "control-plane=A.yaml"}, `^--image control-plane=A.yaml: the Docker Engine has no image "A.yaml"`},
+		"file":             {[]string{"--config", file}, `cluster.yaml:4:10: spec.image: the Docker Engine has no image "First.yaml"`},
+		"argument, file":   {[]string{"--config", file, "Recipe.yaml"}, `^the Docker Engine has no image "Recipe.yaml"`},
+		"group":            {[]string{"--config", file, "-p", "worker-1=80:80"}, `cluster.yaml:6:13: spec.workers\[0\].image: the Docker Engine has no image "Second.yaml"`},
+		"recipe of a file": {[]string{"--config", file}, `(^|\n)[^ ]*recipe.yaml:1:7: kind: `},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var options describeOptions
+			flags := pflag.NewFlagSet("up", pflag.ContinueOnError)
+			options.register(flags)
+			if err := flags.Parse(test.args); err != nil {
+				t.Fatal(err)
+			}
+			d, err := options.describe(flags, strings.Join(flags.Args(), ""), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch name { // What is wrong comes one at a time.
+			case "group":
+				d.Spec.Image = ""
+			case "recipe of a file":
+				d.Spec.Image, d.Spec.Workers = "", d.Spec.Workers[1:]
+			}
+			err = loadNodeImages(t.Context(), &dockerengine.Engine{}, &d.Spec, d.imageLocated)
+			input := new(recipes.InputError)
+			if !errors.As(err, &input) || !regexp.MustCompile(test.want).MatchString(input.Error()) {
+				t.Errorf("got %v, want %s", err, test.want)
 			}
 		})
 	}

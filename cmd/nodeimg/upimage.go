@@ -13,8 +13,9 @@ import (
 	"github.com/nodeimg/nodeimg/recipes"
 )
 
-// loadNodeImages makes the images of a description names in the Engine, each of which it looks for once.
-func loadNodeImages(ctx context.Context, engine *dockerengine.Engine, spec *config.Spec) error {
+// loadNodeImages makes the images of a description names in the Engine, each of which it looks for once. located says of an error where the
+// image is named.
+func loadNodeImages(ctx context.Context, engine *dockerengine.Engine, spec *config.Spec, located func(image string, err error) error) error {
 	images := []*string{&spec.Image}
 	for _, groups := range []config.Groups{spec.ControlPlanes, spec.Workers} {
 		for i := range groups {
@@ -27,7 +28,7 @@ func loadNodeImages(ctx context.Context, engine *dockerengine.Engine, spec *conf
 		if !known {
 			var err error
 			if name, err = loadNodeImage(ctx, engine, *image); err != nil {
-				return err
+				return located(*image, err)
 			}
 			names[*image] = name
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/client"
 	"github.com/opencontainers/go-digest"
@@ -173,14 +174,18 @@ type Image struct {
 	Created time.Time
 }
 
-// Inspect looks the image up. The error is a *NotFoundError when there is no such image.
-func (e *Engine) Inspect(ctx context.Context, reference string) (Image, error) {
-	found, err := e.client.ImageInspect(ctx, reference)
+// Inspect looks the image up. The error is a *NotFoundError when there is no such image, also for what can be no image's name.
+func (e *Engine) Inspect(ctx context.Context, name string) (Image, error) {
+	// The Engine parses it in the same way, and answers with a status that it has for other requests too.
+	if _, err := reference.ParseAnyReference(name); err != nil {
+		return Image{}, &NotFoundError{Reference: name}
+	}
+	found, err := e.client.ImageInspect(ctx, name)
 	if errdefs.IsNotFound(err) {
-		return Image{}, &NotFoundError{Reference: reference}
+		return Image{}, &NotFoundError{Reference: name}
 	}
 	if err != nil {
-		return Image{}, fmt.Errorf("looking up %q in the Docker Engine: %w", reference, plain(ctx, err))
+		return Image{}, fmt.Errorf("looking up %q in the Docker Engine: %w", name, plain(ctx, err))
 	}
 	image := Image{
 		ID: digest.Digest(found.ID), Tags: found.RepoTags,

@@ -194,7 +194,9 @@ func TestUp(t *testing.T) {
 
 	l.refused(2, "--privileged", "up", image, "--name", "one")
 	l.refused(2, "lower-case letters", "up", image, "--name", "One", "--privileged")
-	l.refused(2, "no such file or folder", "up", "nodeimg-clusters/missing", "--privileged")
+	for _, missing := range []string{"nodeimg-clusters/missing", "Recipe.yaml", "k8s:v1:x"} {
+		l.refused(2, "no such file or folder", "up", missing, "--privileged")
+	}
 	l.refused(2, "there is no cluster one", "down", "--name", "one")
 	if after := l.has(); after != before {
 		t.Errorf("refused commands left something:\n%s", after)
