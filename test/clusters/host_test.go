@@ -3,11 +3,13 @@ package clusters
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,8 +69,10 @@ func TestHostAsBefore(t *testing.T) {
 			}
 		}
 	}
-	// The first time the Engine makes what it then keeps.
+	empty := footprint(t, running)
+	// The first time the Engine makes what it then keeps. The rest of it goes a moment after down has ended.
 	round(l, "round-0")
+	l.succeeds(func(context.Context) error { return lasting(empty, footprint(t, running)) })
 	reached("first round")
 	before := footprint(t, running)
 	next := make(chan string, rounds)
@@ -119,7 +123,7 @@ func diskFull(l launcher, running *engine.Engine, disk string, before map[string
 // settles waits until the Engine's footprint is what it was: the kernel takes apart some things after they were given back.
 func (l launcher) settles(running *engine.Engine, before map[string][]string) {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(l.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(l.t.Context(), wait)
 	defer cancel()
 	for {
 		diff := cmp.Diff(before, footprint(l.t, running))
@@ -133,6 +137,27 @@ func (l launcher) settles(running *engine.Engine, before map[string][]string) {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+// ofContainer is in the names of links, mounts and cgroups that last as long as a container or its network.
+var ofContainer = regexp.MustCompile(`\bveth|[0-9a-f]{12}`)
+
+// lasting tells what an Engine has now, had not before its first cluster, and will not have for long.
+func lasting(before, now map[string][]string) (err error) {
+	for kind, lines := range now {
+		added := slices.Clone(lines)
+		for _, line := range before[kind] {
+			if i := slices.Index(added, line); i >= 0 {
+				added = slices.Delete(added, i, i+1)
+			}
+		}
+		for _, line := range added {
+			if kind == "processes" || ofContainer.MatchString(line) {
+				err = errors.Join(err, fmt.Errorf("%s: %s", kind, line))
+			}
+		}
+	}
+	return err
 }
 
 // footprint is everything that clusters can leave on the host of an Engine with a network namespace of its own.
