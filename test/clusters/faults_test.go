@@ -111,7 +111,8 @@ func TestFaults(t *testing.T) {
 	l.must("down", "--name", "interrupted")
 	reached("interrupted")
 
-	config := workerOf(t, l.brokenImage())
+	image := l.brokenImage()
+	config := workerOf(t, image)
 	var group sync.WaitGroup
 	for _, retain := range []bool{false, true} {
 		name := fmt.Sprintf("broken-%t", retain)
@@ -133,6 +134,19 @@ func TestFaults(t *testing.T) {
 	}
 	l.docker("exec", "broken-true-worker-1", "journalctl", "-u", "kubelet")
 	l.must("down", "--name", "broken-true")
+
+	// A cluster that there is stays as it was.
+	const grown = "broken-grown"
+	l.must("up", clusterImage, "--name", grown, "--privileged")
+	with := l.has()
+	l.refused(1, "kubelet.service does not last", "resize", "--name", grown, "--workers", "1", "--image", image)
+	if after := l.has(); after != with {
+		t.Errorf("a resize that failed left something:\n%s\nbefore:\n%s", after, with)
+	}
+	if known := l.kubectl(grown, "get", "nodes", "-o", "name"); known != "node/"+grown+"-control-plane-1\n" {
+		t.Errorf("after a resize that failed, Kubernetes knows the nodes\n%s", known)
+	}
+	l.must("down", "--name", grown)
 	reached("joins failed")
 	if after := l.has(); after != before {
 		t.Errorf("something is left:\n%s\nbefore:\n%s", after, before)

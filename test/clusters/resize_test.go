@@ -27,7 +27,7 @@ func resized(l launcher, cluster string) {
 	l.refused(2, "not a node image", "resize", "--name", cluster, "--workers", "2", "--image", l.emptyImage("plain"))
 	newer := l.emptyImage("newer", "--change", "LABEL dev.nodeimg.kubernetes=v1.99.0")
 	l.refused(2, "must not be newer", "resize", "--name", cluster, "--workers", "2", "--image", newer)
-	// What cannot be made in time is removed again.
+	// Whoever has no time changes nothing.
 	l.refused(1, "not within", "resize", "--name", cluster, "--workers", "2", "--wait", "1ms")
 	if after := l.has(); after != before {
 		l.t.Errorf("a resize that failed left something:\n%s\nbefore:\n%s", after, before)

@@ -46,7 +46,8 @@ func TestKind(t *testing.T) {
 			t.Errorf("the current context is %q", current)
 		}
 		h.allReady(cluster + "-control-plane")
-		// kind leaves no taint on the only node.
+		// kind leaves no taint on the only node; that of one that is not Ready goes a moment after it is.
+		h.until(func(out string) bool { return out == "" }, "kubectl", "get", "nodes", "-o", "jsonpath={.items[*].spec.taints}")
 		h.runs("app", appImage, cluster+"-control-plane")
 		h.systemReady()
 		reached("application and system Ready")
