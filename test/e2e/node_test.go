@@ -124,7 +124,7 @@ func becomesReady(t *testing.T, n *node.Node, restart func() error) {
 	must(t, n, "kubeadm", "init", "--config", "/etc/nodeimg/kubeadm.yaml")
 	reached("initialised")
 	must(t, n, kubectl("create", "-f", "/usr/share/nodeimg/manifests/cni.yaml")...)
-	ready(t, n)
+	ready(t, n, time.Time{})
 	reached("ready")
 	settled(t, n)
 	manifest, err := os.Open("testdata/app.yaml")
@@ -142,6 +142,7 @@ func becomesReady(t *testing.T, n *node.Node, restart func() error) {
 	appAnswers(t, n)
 	reached("application answers")
 	noPull(t, n)
+	since := time.Now()
 	if err := restart(); err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +150,7 @@ func becomesReady(t *testing.T, n *node.Node, restart func() error) {
 		t.Fatal(err)
 	}
 	reached("restarted")
-	ready(t, n)
+	ready(t, n, since)
 	reached("ready again")
 	appAnswers(t, n)
 	reached("application answers again")
@@ -246,11 +247,16 @@ func storePinned(t *testing.T, n *node.Node, pinned map[string]bool) int {
 	return len(store.Manifests)
 }
 
-// ready waits until the node and the pods of kube-system are.
-func ready(t *testing.T, n *node.Node) {
+// ready waits until the node has said after the time that it is Ready, and the pods of kube-system are. The API server calls a node Ready
+// for a while after it has gone.
+func ready(t *testing.T, n *node.Node, since time.Time) {
 	t.Helper()
-	isReady := func(out string) bool { return strings.TrimSpace(out) == "True" }
-	if _, err := n.WaitFor(t.Context(), wait, isReady, kubectl("get", "nodes", "-o", `jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}`)...); err != nil {
+	isReady := func(out string) bool {
+		status, heartbeat, _ := strings.Cut(strings.TrimSpace(out), " ")
+		at, err := time.Parse(time.RFC3339, heartbeat)
+		return err == nil && status == "True" && at.After(since)
+	}
+	if _, err := n.WaitFor(t.Context(), wait, isReady, kubectl("get", "nodes", "-o", `jsonpath={range .items[*].status.conditions[?(@.type=="Ready")]}{.status} {.lastHeartbeatTime}{end}`)...); err != nil {
 		t.Fatal(err)
 	}
 	allTrue := func(out string) bool {
