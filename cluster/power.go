@@ -35,6 +35,17 @@ func Start(ctx context.Context, engine *dockerengine.Engine, name string, wait t
 	if err != nil {
 		return err
 	}
+	// Whoever changes the cluster has locked the control planes that run. In one that is stopped there is nothing to lock, and nobody who
+	// changes it.
+	_, runs := c.runningControlPlane()
+	if runs {
+		held, release, err := lease(ctx, engine, c, wait)
+		if err != nil {
+			return err
+		}
+		defer release()
+		ctx = held
+	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	for _, node := range c.Containers() {
 		group.Go(func() error {
@@ -45,18 +56,21 @@ func Start(ctx context.Context, engine *dockerengine.Engine, name string, wait t
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	_, controlPlane, err := running(ctx, engine, name, wait)
+	c, controlPlane, err := running(ctx, engine, name, wait)
 	if err != nil {
 		return err
 	}
 	if err := bootAll(ctx, []*member{controlPlane}); err != nil {
 		return err
 	}
-	release, err := controlPlane.lease(ctx, name)
-	if err != nil {
-		return err
+	if !runs {
+		held, release, err := lease(ctx, engine, c, wait)
+		if err != nil {
+			return err
+		}
+		defer release()
+		ctx = held
 	}
-	defer release()
 	if c, controlPlane, err = running(ctx, engine, name, wait); err != nil {
 		return err
 	}

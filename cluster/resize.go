@@ -47,11 +47,11 @@ func Resize(ctx context.Context, o ResizeOptions) error {
 	if o.Workers < 0 {
 		return recipes.InputErrorf("found %d workers, expected 0 or more", o.Workers)
 	}
-	_, controlPlane, err := running(ctx, o.Engine, o.Name, o.Wait)
+	c, _, err := running(ctx, o.Engine, o.Name, o.Wait)
 	if err != nil {
 		return err
 	}
-	release, err := controlPlane.lease(ctx, o.Name)
+	ctx, release, err := lease(ctx, o.Engine, c, o.Wait)
 	if err != nil {
 		return err
 	}
