@@ -62,6 +62,8 @@ func removeLate(ctx context.Context, engine *dockerengine.Engine, run string, sp
 		return false, nil
 	}
 	for limit := time.Now().Add(lateLimit); ; {
+		// A name is taken before its container can be seen, so a list tells only of those that could be seen before it.
+		_, hidden := engine.Details(ctx, spec.Name)
 		containers, err := engine.Containers(ctx, LabelCluster, spec.Labels[LabelCluster])
 		if err != nil {
 			return false, err
@@ -71,11 +73,14 @@ func removeLate(ctx context.Context, engine *dockerengine.Engine, run string, sp
 				return true, engine.RemoveContainer(ctx, c.ID)
 			}
 		}
-		// A name is taken before its container can be seen.
-		if _, err := engine.Details(ctx, spec.Name); err == nil || time.Now().After(limit) {
+		if hidden == nil || time.Now().After(limit) {
 			return false, ctx.Err()
 		}
-		time.Sleep(poll)
+		select {
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		case <-time.After(poll):
+		}
 	}
 }
 
@@ -110,7 +115,9 @@ func (n *member) kubeadm(ctx context.Context, path, config string, step *progres
 		return err
 	}
 	defer func() {
-		_, _ = n.exec(context.WithoutCancel(ctx), "rm", "-f", path, discoveryPath)
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeLimit)
+		defer cancel()
+		_, _ = n.exec(clean, "rm", "-f", path, discoveryPath)
 	}()
 	log := func(line string) { step.Log("%s", line) }
 	err = n.whileKubeletLasts(ctx, func(ctx context.Context) error {

@@ -94,11 +94,11 @@ func Up(ctx context.Context, o Options) (_ *Result, err error) {
 	if err := m.create(ctx); err != nil {
 		return nil, err
 	}
-	isolated, err := m.isolated(ctx)
-	if err != nil {
+	if err := m.boot(ctx); err != nil {
 		return nil, err
 	}
-	if err := m.boot(ctx); err != nil {
+	isolated, err := m.isolated(ctx)
+	if err != nil {
 		return nil, err
 	}
 	config, err := m.init(ctx)

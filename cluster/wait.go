@@ -55,13 +55,16 @@ func untilEnd(ctx context.Context, limit time.Duration, cause error, check func(
 
 // await runs a shell script in the node until it succeeds. It fails when the node's time has passed, with what the script said last.
 func (n *member) await(ctx context.Context, script string) error {
-	return until(ctx, n.wait, func(ctx context.Context) error {
-		out, err := n.exec(ctx, "sh", "-c", script)
-		if exit := new(dockerengine.ExitError); errors.As(err, &exit) {
-			return errors.New(strings.TrimSpace(out))
-		}
-		return err
-	})
+	return until(ctx, n.wait, func(ctx context.Context) error { return n.try(ctx, script) })
+}
+
+// try runs a shell script in the node. The error is what the script said when it ran and failed.
+func (n *member) try(ctx context.Context, script string) error {
+	out, err := n.exec(ctx, "sh", "-c", script)
+	if exit := new(dockerengine.ExitError); errors.As(err, &exit) {
+		return errors.New(strings.TrimSpace(out))
+	}
+	return err
 }
 
 // booted succeeds when the node's entrypoint has written its files and the container runtime answers. A failed unit that has nothing to
@@ -74,10 +77,37 @@ func bootAll(ctx context.Context, members []*member) error {
 	for _, n := range members {
 		group.Go(func() error {
 			step := progress.Start(groupCtx, "[%s] boot", n.name)
-			return step.Done(n.explained(groupCtx, n.await(groupCtx, booted)))
+			return step.Done(n.explained(groupCtx, n.boots(groupCtx)))
 		})
 	}
 	return group.Wait()
+}
+
+// containerLimit is how often a container may end while it is waited for until it has booted. The Engine starts it again at once for the first
+// time, and waits twice as long for each next one: this many take seconds.
+const containerLimit = 5
+
+// boots waits until the node has booted, but not for one whose container ends again and again.
+func (n *member) boots(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	first := -1
+	return until(ctx, n.wait, func(ctx context.Context) error {
+		err := n.try(ctx, booted)
+		if err == nil {
+			return nil
+		}
+		// What cannot be asked now, can the next time.
+		details, unknown := n.engine.Details(ctx, n.id)
+		switch {
+		case unknown != nil:
+		case first < 0:
+			first = details.Restarts
+		case details.Restarts >= first+containerLimit:
+			cancel(fmt.Errorf("its container does not last: the Docker Engine has started it %d times again", details.Restarts-first))
+		}
+		return err
+	})
 }
 
 // readyPods prints the pods of the system that are not Ready, and succeeds when there are pods and all of them are.

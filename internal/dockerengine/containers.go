@@ -304,6 +304,8 @@ type Details struct {
 	Privileged bool
 	// Started is when it was last started.
 	Started time.Time
+	// Restarts is how often it has ended by itself and was started again, since StartContainer has started it.
+	Restarts int
 }
 
 // Details looks at one container.
@@ -315,7 +317,10 @@ func (e *Engine) Details(ctx context.Context, id string) (Details, error) {
 	if found.ContainerJSONBase == nil || found.HostConfig == nil || found.State == nil || found.Config == nil {
 		return Details{}, fmt.Errorf("looking at container %s: the Docker Engine's answer is not whole", id)
 	}
-	details := Details{Image: found.Config.Image, Named: found.Config.Image, Runtime: found.HostConfig.Runtime, Privileged: found.HostConfig.Privileged}
+	details := Details{
+		Image: found.Config.Image, Named: found.Config.Image, Runtime: found.HostConfig.Runtime, Privileged: found.HostConfig.Privileged,
+		Restarts: found.RestartCount,
+	}
 	if named, err := e.ImageID(ctx, details.Image); err != nil || named.String() != found.Image {
 		details.Image = found.Image
 	}

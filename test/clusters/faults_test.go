@@ -111,6 +111,17 @@ func TestFaults(t *testing.T) {
 	l.must("down", "--name", "interrupted")
 	reached("interrupted")
 
+	status, _, stderr := l.run("up", "--config", workerOf(t, l.endingImage()), "--name", "other", "--privileged")
+	for _, want := range []string{"node other-worker-1: its container does not last", "ends on purpose"} {
+		if status != 1 || !strings.Contains(stderr, want) {
+			t.Errorf("a node's container ends again and again: exit status %d, want 1 and %q in\n%s", status, want, stderr)
+		}
+	}
+	if after := l.has(); after != before {
+		t.Errorf("a node's container ended again and again, and up has left something:\n%s\nbefore:\n%s", after, before)
+	}
+	reached("container that ends not waited for")
+
 	image := l.brokenImage()
 	config := workerOf(t, image)
 	var group sync.WaitGroup
@@ -162,6 +173,16 @@ func workerOf(t *testing.T, image string) string {
 		t.Fatal(err)
 	}
 	return file
+}
+
+// endingImage makes a node image whose containers end as soon as they are started.
+func (l launcher) endingImage() string {
+	l.t.Helper()
+	const name, image = "nodeimg-clusters-ending", "nodeimg-clusters/ending:entrypoint"
+	l.docker("create", "--network", "none", "--name", name, clusterImage)
+	l.docker("commit", "--change", `ENTRYPOINT ["sh", "-c", "echo ends on purpose >&2; exit 1"]`, name, image)
+	l.docker("rm", "--volumes", name)
+	return image
 }
 
 // brokenImage makes a node image whose kubelet does not work.
