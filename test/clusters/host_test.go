@@ -72,7 +72,7 @@ func TestHostAsBefore(t *testing.T) {
 	empty := footprint(t, running)
 	// The first time the Engine makes what it then keeps. The rest of it goes a moment after down has ended.
 	round(l, "round-0")
-	l.succeeds(func(context.Context) error { return lasting(empty, footprint(t, running)) })
+	l.succeeds(func(context.Context) error { return transient(empty, footprint(t, running)) })
 	reached("first round")
 	before := footprint(t, running)
 	next := make(chan string, rounds)
@@ -142,8 +142,8 @@ func (l launcher) settles(running *engine.Engine, before map[string][]string) {
 // ofContainer is in the names of links, mounts and cgroups that last as long as a container or its network.
 var ofContainer = regexp.MustCompile(`\bveth|[0-9a-f]{12}`)
 
-// lasting tells what an Engine has now, had not before its first cluster, and will not have for long.
-func lasting(before, now map[string][]string) (err error) {
+// transient tells what an Engine has now, had not before its first cluster, and will not have for long.
+func transient(before, now map[string][]string) (err error) {
 	for kind, lines := range now {
 		added := slices.Clone(lines)
 		for _, line := range before[kind] {
