@@ -11,6 +11,7 @@ import (
 
 	"github.com/nodeimg/nodeimg/cluster/config"
 	"github.com/nodeimg/nodeimg/internal/progress"
+	"github.com/nodeimg/nodeimg/recipes"
 )
 
 // description is what a node was described as.
@@ -46,7 +47,23 @@ func (d description) configure(text string) (string, error) {
 	if list, err = patched(list, merges, operations); err != nil {
 		return "", err
 	}
+	if err := apart(list); err != nil {
+		return "", err
+	}
 	return encode(list...)
+}
+
+// apart refuses subnets of pods and services that overlap: only here it is known what the image and patches say of them.
+func apart(list []document) error {
+	for _, doc := range list {
+		network, _ := doc["networking"].(document)
+		pods, _ := network["podSubnet"].(string)
+		services, _ := network["serviceSubnet"].(string)
+		if pod, service, found := config.Overlap(pods, cmp.Or(services, config.DefaultServiceSubnet)); found {
+			return recipes.InputErrorf("the podSubnet %s of the kubeadm configuration overlaps with its serviceSubnet %s; choose another one of them", pod, service)
+		}
+	}
+	return nil
 }
 
 // cluster is about what all nodes have in common.
@@ -92,6 +109,11 @@ func (d description) registration(doc document) {
 		taints = []any{document{"key": controlPlaneTaint, "effect": "NoSchedule"}}
 	}
 	for _, t := range d.node.Taints {
+		// The API server refuses nodes with two of a key and effect.
+		taints = slices.DeleteFunc(taints, func(other any) bool {
+			old, _ := other.(document)
+			return old["key"] == t.Key && old["effect"] == t.Effect
+		})
 		taint := document{"key": t.Key, "effect": t.Effect}
 		set(taint, "value", t.Value)
 		taints = append(taints, taint)

@@ -10,12 +10,6 @@ import (
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 )
 
-// The subnets of clusters that name none: those of the shipped configuration and of kubeadm.
-const (
-	defaultPodSubnet     = "10.244.0.0/16"
-	defaultServiceSubnet = "10.96.0.0/12"
-)
-
 // proxyVariables lead programs to a proxy, directVariables past it (https://pkg.go.dev/golang.org/x/net/http/httpproxy).
 var (
 	proxyVariables  = []string{"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"}
@@ -37,8 +31,9 @@ func passProxies(ctx context.Context, engine *dockerengine.Engine, c config.Clus
 		direct = append(direct, nodeName(c.Metadata.Name, n.Role, n.Number))
 	}
 	direct = append(direct, network.Subnets...)
-	direct = append(direct, strings.Split(cmp.Or(c.Spec.Networking.PodSubnet, defaultPodSubnet), ",")...)
-	direct = append(direct, strings.Split(cmp.Or(c.Spec.Networking.ServiceSubnet, defaultServiceSubnet), ",")...)
+	pods, services := c.Spec.Networking.Subnets()
+	direct = append(direct, strings.Split(pods, ",")...)
+	direct = append(direct, strings.Split(services, ",")...)
 	for i := range containers {
 		if hasProxy(containers[i].Env) {
 			containers[i].Env = withDirect(containers[i].Env, direct)

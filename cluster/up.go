@@ -14,11 +14,7 @@ import (
 	"github.com/nodeimg/nodeimg/cluster/config"
 	"github.com/nodeimg/nodeimg/internal/dockerengine"
 	"github.com/nodeimg/nodeimg/internal/progress"
-	"github.com/nodeimg/nodeimg/recipes"
 )
-
-// sysbox is the OCI runtime that runs nodes without privileges.
-const sysbox = "sysbox-runc"
 
 // apiPort is where the API server listens in a control-plane node.
 const apiPort = 6443
@@ -139,15 +135,8 @@ func (m *maker) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.runtime = m.Config.Spec.Runtime
-	switch {
-	case m.runtime != "" && !slices.Contains(runtimes, m.runtime):
-		return recipes.InputErrorf("the Docker Engine has no runtime %s; it has %s", m.runtime, strings.Join(runtimes, ", "))
-	case m.runtime == "" && !m.Config.Spec.Privileged && !slices.Contains(runtimes, sysbox):
-		return recipes.InputErrorf("the Docker Engine has no runtime %s, which nodes need to run without privileges; install Sysbox "+
-			"(https://github.com/nestybox/sysbox), or choose nodes with every privilege on this host by --privileged", sysbox)
-	case m.runtime == "" && !m.Config.Spec.Privileged:
-		m.runtime = sysbox
+	if m.runtime, err = chooseRuntime(m.Config.Spec, runtimes); err != nil {
+		return err
 	}
 	if err := checkImages(ctx, m.Engine, m.Config.Spec.Members()); err != nil {
 		return err

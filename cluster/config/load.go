@@ -32,7 +32,7 @@ var format = strictyaml.Format[Cluster]{
 		"patch":         "a list of operations (RFC 6902)",
 	},
 	Complete: func(c *Cluster, dir string) []recipes.Problem {
-		problems := c.check(dir)
+		problems := c.check(dir).report.Problems
 		c.absolute(dir)
 		return problems
 	},
@@ -139,7 +139,9 @@ func exists(path string) bool {
 // Validate checks a defaulted description whose paths are independent of any file. All mistakes come back at once as a
 // *recipes.InputError whose problems have fields but no positions.
 func (c *Cluster) Validate() error {
-	if problems := c.check("."); len(problems) > 0 {
+	k := c.check(".")
+	k.defaulted()
+	if problems := k.report.Problems; len(problems) > 0 {
 		return recipes.NewInputError(problems...)
 	}
 	return nil

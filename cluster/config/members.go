@@ -54,7 +54,7 @@ func (s Spec) Member(group Group, role Role, number int) Member {
 }
 
 // Single returns the groups with the node of the number, which counts from 1, in a group of its own, and that group's index. The index is
-// -1 when there is no such node.
+// -1 when there is no such node. Nothing changes for any node: patches that are for the first control plane alone stay with it.
 func (g Groups) Single(number int) (Groups, int) {
 	first := 1
 	for i, group := range g {
@@ -67,6 +67,9 @@ func (g Groups) Single(number int) (Groups, int) {
 			if count > 0 {
 				part := group
 				part.Count, part.Ports = count, slices.Clone(group.Ports)
+				if len(split) > 0 {
+					part.KubeadmPatches, part.KubeadmPatchesJSON6902 = joiningPatches(group)
+				}
 				split = append(split, part)
 			}
 		}

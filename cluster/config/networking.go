@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -18,14 +19,6 @@ const (
 	IPv4 = "ipv4"
 	IPv6 = "ipv6"
 	Dual = "dual"
-)
-
-// The subnets of clusters with IPv6 that name none.
-const (
-	ipv6PodSubnet     = "fd00:10:244::/56"
-	ipv6ServiceSubnet = "fd00:10:96::/112"
-	dualPodSubnet     = "10.244.0.0/16," + ipv6PodSubnet
-	dualServiceSubnet = "10.96.0.0/16," + ipv6ServiceSubnet
 )
 
 // The pod networks that can be chosen for a cluster.
@@ -48,52 +41,13 @@ func (k *checker) networking() {
 	case slices.Contains([]string{"bridge", "host", "none", "default"}, n.Network):
 		k.report.Add(path+"network", "found %s, where nodes do not find each other by name; expected a network of your own (docker network create)", n.Network)
 	}
-	pods := k.subnets(path+"podSubnet", n.PodSubnet)
-	services := k.subnets(path+"serviceSubnet", n.ServiceSubnet)
-	for _, p := range pods {
-		for _, s := range services {
-			if p.Overlaps(s) {
-				k.report.Add(path+"serviceSubnet", "found %s, which overlaps with the podSubnet %s", s, p)
-			}
-		}
-	}
+	k.subnets()
 	if n.DNSDomain != "" {
 		if wrong := validation.IsDNS1123Subdomain(n.DNSDomain); len(wrong) > 0 {
 			k.report.Add(path+"dnsDomain", "found %s: %s", strictyaml.Quote(n.DNSDomain), wrong[0])
 		}
 	}
 	k.address(path+"apiAddress", n.APIAddress)
-}
-
-// subnets reads the subnets of a field: one of each of the cluster's families.
-func (k *checker) subnets(field, text string) []netip.Prefix {
-	if text == "" {
-		return nil
-	}
-	var list []netip.Prefix
-	families := map[bool]int{}
-	for part := range strings.SplitSeq(text, ",") {
-		prefix, err := netip.ParsePrefix(strings.TrimSpace(part))
-		switch {
-		case err != nil:
-			k.report.Add(field, "found %s, expected a subnet such as 10.244.0.0/16", strictyaml.Quote(part))
-			return nil
-		case prefix != prefix.Masked():
-			k.report.Add(field, "found %s, whose address lies inside of the subnet; did you mean %s?", prefix, prefix.Masked())
-			return nil
-		}
-		families[prefix.Addr().Is4()]++
-		list = append(list, prefix)
-	}
-	switch family := k.Networking.IPFamily; {
-	case family == Dual && (families[true] != 1 || families[false] != 1):
-		k.report.Add(field, "found %s, expected one subnet of each family with a comma between them, because ipFamily is dual", strictyaml.Quote(text))
-	case family == IPv6 && (families[true] != 0 || families[false] != 1):
-		k.report.Add(field, "found %s, expected one IPv6 subnet, because ipFamily is ipv6; dual takes one of each family", strictyaml.Quote(text))
-	case family != IPv6 && family != Dual && (families[true] != 1 || families[false] != 0):
-		k.report.Add(field, "found %s, expected one IPv4 subnet; ipFamily: ipv6 takes one of IPv6, and dual one of each family", strictyaml.Quote(text))
-	}
-	return list
 }
 
 func (k *checker) address(field, text string) {
@@ -105,13 +59,32 @@ func (k *checker) address(field, text string) {
 	}
 }
 
-// ports checks the ports of all groups beside each other.
-func (k *checker) ports() {
-	type hostPort struct {
-		address, protocol string
-		port              int
+// hostPort is a port of the host that something of the cluster takes.
+type hostPort struct {
+	address  netip.Addr
+	protocol string
+	port     int
+	// of is what takes it, for messages.
+	of string
+}
+
+// collides says that not both can be taken: an unspecified address is all of its family.
+func (p hostPort) collides(other hostPort) bool {
+	if p.protocol != other.protocol || p.port != other.port {
+		return false
 	}
-	seen := map[hostPort]string{}
+	a, b := p.address, other.address
+	return a == b || a.Is4() == b.Is4() && (a.IsUnspecified() || b.IsUnspecified())
+}
+
+// ports checks the ports of all groups beside each other, and beside that of the API server.
+func (k *checker) ports() {
+	var taken []hostPort
+	if n := k.Networking; n.APIPort != 0 {
+		if address, err := netip.ParseAddr(cmp.Or(n.APIAddress, DefaultListenAddress)); err == nil {
+			taken = append(taken, hostPort{address, "tcp", n.APIPort, "the API server (spec.networking.apiPort)"})
+		}
+	}
 	for _, role := range []struct {
 		path   string
 		groups Groups
@@ -130,11 +103,15 @@ func (k *checker) ports() {
 					k.report.Add(field+".hostPort", "found %d in a group of %d nodes, which cannot all have it; make a group of one node, or leave hostPort out",
 						p.HostPort, g.Count)
 				}
-				id := hostPort{k.Networking.ListenAddress(p), p.Transport(), p.HostPort}
-				if first, again := seen[id]; again {
-					k.report.Add(field+".hostPort", "found %d again, it is already that of %s", p.HostPort, first)
+				address, err := netip.ParseAddr(k.Networking.ListenAddress(p))
+				if err != nil {
+					continue
+				}
+				port := hostPort{address, p.Transport(), p.HostPort, field}
+				if first := slices.IndexFunc(taken, port.collides); first >= 0 {
+					k.report.Add(field+".hostPort", "found %d again, it is already that of %s", p.HostPort, taken[first].of)
 				} else {
-					seen[id] = field
+					taken = append(taken, port)
 				}
 			}
 		}

@@ -20,8 +20,22 @@ const (
 	KindKubelet = "KubeletConfiguration"
 )
 
-// allKinds are those of which the first control plane is made; every other node is made of a JoinConfiguration, and has a kubelet.
+// allKinds are those of which the first control plane is made.
 var allKinds = []string{"ClusterConfiguration", kindInit, kindJoin, KindKubelet, "KubeProxyConfiguration"}
+
+// joiningKinds are those of which every other node is made: it joins, and has a kubelet.
+var joiningKinds = []string{kindJoin, KindKubelet}
+
+// joiningPatches are the patches of a group that its nodes beside the first control plane have.
+func joiningPatches(g Group) (merges []string, operations []PatchJSON6902) {
+	forFirst := func(kind string) bool { return slices.Contains(allKinds, kind) && !slices.Contains(joiningKinds, kind) }
+	merges = slices.DeleteFunc(slices.Clone(g.KubeadmPatches), func(text string) bool {
+		var patch struct{ Kind string }
+		return yaml.Unmarshal([]byte(text), &patch) == nil && forFirst(patch.Kind)
+	})
+	operations = slices.DeleteFunc(slices.Clone(g.KubeadmPatchesJSON6902), func(p PatchJSON6902) bool { return forFirst(p.Kind) })
+	return merges, operations
+}
 
 // patches checks patches for documents of the kinds.
 func (k *checker) patches(path string, kinds, merges []string, operations []PatchJSON6902) {

@@ -41,12 +41,14 @@ type Spec struct {
 	Networking Networking `json:"networking,omitzero"`
 	// Mounts are files and folders of the host in every node.
 	Mounts []Mount `json:"mounts,omitempty"`
-	// Env are environment variables of every node's systemd and of what it starts; proxy variables reach the container runtime.
+	// Env are environment variables of every node's container, which its entrypoint, systemd itself, kubeadm and commands of docker exec
+	// see. Units in the node, such as the container runtime and the kubelet, get the proxy variables alone: HTTP_PROXY, HTTPS_PROXY and
+	// NO_PROXY, also in lower case.
 	Env map[string]string `json:"env,omitempty"`
 	// Memory is what each node may use at most, as docker run has it, for instance 2g.
 	Memory string `json:"memory,omitempty" jsonschema:"example=2g"`
 	// CPUs is how many processors each node may use at most, for instance 1.5.
-	CPUs float64 `json:"cpus,omitempty" jsonschema:"minimum=0"`
+	CPUs float64 `json:"cpus,omitempty" jsonschema:"minimum=0.01"`
 	// FeatureGates switches gates of Kubernetes on or off, in all of its components.
 	FeatureGates map[string]bool `json:"featureGates,omitempty"`
 	// RuntimeConfig switches groups of the API on or off, for instance api/alpha: "true" (kube-apiserver --runtime-config).
@@ -94,7 +96,7 @@ type Group struct {
 	// Memory is what each node may use at most; the default is spec.memory.
 	Memory string `json:"memory,omitempty" jsonschema:"example=2g"`
 	// CPUs is how many processors each node may use at most; the default is spec.cpus.
-	CPUs float64 `json:"cpus,omitempty" jsonschema:"minimum=0"`
+	CPUs float64 `json:"cpus,omitempty" jsonschema:"minimum=0.01"`
 	// KubeadmPatches come after spec.kubeadmPatches. Those of the KubeletConfiguration are for the kubelets of this group only.
 	KubeadmPatches []string `json:"kubeadmPatches,omitempty"`
 	// KubeadmPatchesJSON6902 come after spec.kubeadmPatchesJSON6902, and are for the kubelets of this group too.
@@ -142,7 +144,7 @@ type Networking struct {
 	// IPFamily is that of pods and services, and with ipv6 of nodes; the default is ipv4.
 	IPFamily string `json:"ipFamily,omitempty" jsonschema:"enum=ipv4,enum=ipv6,enum=dual,default=ipv4"`
 	// PodSubnet is what pods get their addresses from; the default is the image's, or with IPv6 fd00:10:244::/56. Of a dual cluster it is one
-	// of each family, with a comma between them.
+	// of each family, with a comma between them. Each node gets a /24 of it, and a /64 of IPv6.
 	PodSubnet string `json:"podSubnet,omitempty" jsonschema:"example=10.244.0.0/16"`
 	// ServiceSubnet is what services get their addresses from; the default is kubeadm's, 10.96.0.0/12, or with IPv6 fd00:10:96::/112.
 	ServiceSubnet string `json:"serviceSubnet,omitempty" jsonschema:"example=10.96.0.0/12"`

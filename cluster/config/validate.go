@@ -22,7 +22,8 @@ type checker struct {
 	report strictyaml.Report
 }
 
-func (c *Cluster) check(dir string) []recipes.Problem {
+// check checks what is right or wrong whatever the defaults are.
+func (c *Cluster) check(dir string) *checker {
 	k := &checker{Spec: &c.Spec, dir: dir, report: strictyaml.Report{
 		Noun: "file", Place: "nodes", Remedy: ", nodes have no credentials for mirrors",
 	}}
@@ -48,7 +49,7 @@ func (c *Cluster) check(dir string) []recipes.Problem {
 	k.components()
 	k.mirrors()
 	k.report.Certificates("spec.caCertificates", dir, c.Spec.CACertificates)
-	return k.report.Problems
+	return k
 }
 
 // nameForm is that of a DNS label, because nodes are named after the cluster, and their names are host names.
@@ -70,7 +71,7 @@ func (k *checker) group(path string, role Role, groups Groups) {
 	for i, g := range groups {
 		field := fmt.Sprintf("%s[%d]", path, i)
 		k.nodes(field, g)
-		kinds := []string{kindJoin, KindKubelet}
+		kinds := joiningKinds
 		if role == RoleControlPlane && i == 0 {
 			kinds = allKinds
 		}

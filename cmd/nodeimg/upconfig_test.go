@@ -39,6 +39,12 @@ spec:
 	if err := os.WriteFile(dual, []byte("apiVersion: nodeimg.dev/v1alpha1\nkind: Cluster\nmetadata: {name: filed}\nspec: {image: filed, networking: {ipFamily: dual}}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	three := filepath.Join(dir, "three.yaml")
+	const patch = "{kind: ClusterConfiguration}"
+	if err := os.WriteFile(three, []byte("apiVersion: nodeimg.dev/v1alpha1\nkind: Cluster\nmetadata: {name: filed}\n"+
+		"spec: {image: filed, controlPlanes: [{count: 3, kubeadmPatches: ['"+patch+"']}]}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	one := config.Groups{{Count: 1}}
 	for name, test := range map[string]struct {
 		args []string
@@ -80,6 +86,12 @@ spec:
 		"another family than in a file": {
 			[]string{"--config", dual, "--ip-family", "ipv4"},
 			config.Spec{Image: "filed", ControlPlanes: one, Networking: config.Networking{IPFamily: "ipv4"}},
+		},
+		"a port of one of several control planes": {
+			[]string{"--config", three, "-p", "8080:30080"},
+			config.Spec{Image: "filed", ControlPlanes: config.Groups{
+				{Count: 1, KubeadmPatches: []string{patch}, Ports: []config.Port{{HostPort: 8080, ContainerPort: 30080, Protocol: "TCP"}}}, {Count: 2},
+			}},
 		},
 		"over a file": {
 			[]string{"--config", file, "node", "--workers", "1", "--memory", "2g", "-e", "A=flag", "--pod-subnet", "10.2.0.0/16"},

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"maps"
 	"net/netip"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,7 +36,7 @@ func (e *TakenError) Error() string { return fmt.Sprintf("the %s %s is taken alr
 type ContainerSpec struct {
 	Name, Hostname, Image string
 	Labels                map[string]string
-	// Runtime is one of Runtimes.
+	// Runtime is one of Runtimes.Names.
 	Runtime string
 	// Privileged grants everything and takes every confinement away.
 	Privileged bool
@@ -281,16 +282,32 @@ func labelFilter(label, value string) filters.Args {
 	return filters.NewArgs(filters.Arg("label", label))
 }
 
-// Runtimes are the names of the OCI runtimes that the Engine can start containers with.
-func (e *Engine) Runtimes(ctx context.Context) ([]string, error) {
+// Runtimes are the OCI runtimes that the Engine can start containers with.
+type Runtimes struct {
+	// Names are sorted.
+	Names []string
+	// Default is the name of the one for containers that name none.
+	Default string
+	// Programs are the base names of the files behind the names, as far as the Engine tells.
+	Programs map[string]string
+}
+
+// Runtimes asks the Engine for its OCI runtimes.
+func (e *Engine) Runtimes(ctx context.Context) (Runtimes, error) {
 	info, err := e.client.Info(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("asking the Docker Engine what it can do: %w", plain(ctx, err))
+		return Runtimes{}, fmt.Errorf("asking the Docker Engine what it can do: %w", plain(ctx, err))
 	}
 	if len(info.Runtimes) == 0 {
-		return nil, errors.New("asking the Docker Engine what it can do: it names no runtime")
+		return Runtimes{}, errors.New("asking the Docker Engine what it can do: it names no runtime")
 	}
-	return slices.Sorted(maps.Keys(info.Runtimes)), nil
+	runtimes := Runtimes{Names: slices.Sorted(maps.Keys(info.Runtimes)), Default: info.DefaultRuntime, Programs: map[string]string{}}
+	for name, runtime := range info.Runtimes {
+		if runtime.Path != "" {
+			runtimes.Programs[name] = path.Base(runtime.Path)
+		}
+	}
+	return runtimes, nil
 }
 
 // Details are what the Engine tells about a container only when it is asked for this one.

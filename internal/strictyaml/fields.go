@@ -3,6 +3,7 @@ package strictyaml
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"reflect"
 	"regexp"
 	"strconv"
@@ -22,9 +23,13 @@ type Field struct {
 	Minimum, Maximum *float64
 }
 
-// outside says that a number is not within the bounds.
+// outside says that a number is not within the bounds, if there are any.
 func (f Field) outside(n float64) bool {
-	return f.Minimum != nil && n < *f.Minimum || f.Maximum != nil && n > *f.Maximum
+	if f.Minimum == nil && f.Maximum == nil {
+		return false
+	}
+	// YAML and flags have names for these.
+	return math.IsNaN(n) || math.IsInf(n, 0) || f.Minimum != nil && n < *f.Minimum || f.Maximum != nil && n > *f.Maximum
 }
 
 // bounds names the bounds for a message.
