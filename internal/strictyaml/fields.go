@@ -28,7 +28,7 @@ func (f Field) outside(n float64) bool {
 	if f.Minimum == nil && f.Maximum == nil {
 		return false
 	}
-	// YAML and flags have names for these.
+	// Flags have names for these.
 	return math.IsNaN(n) || math.IsInf(n, 0) || f.Minimum != nil && n < *f.Minimum || f.Maximum != nil && n > *f.Maximum
 }
 
