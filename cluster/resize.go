@@ -259,14 +259,8 @@ func (r *resizer) grow(ctx context.Context, numbers []int) (err error) {
 		return err
 	}
 	defer func() {
-		if err == nil {
-			return
-		}
-		// Also when ctx has ended: what was made must go.
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeLimit)
-		defer cancel()
-		if left := r.undo(clean); left != nil {
-			err = besides(err, fmt.Errorf("removing what was made: %w; the next nodeimg resize --name %s puts it right", left, r.Name))
+		if err != nil {
+			err = tidied(ctx, err, "removing what was made, as the next resize does", r.undo)
 		}
 	}()
 	var members []*member
