@@ -90,11 +90,12 @@ func List(ctx context.Context, engine *dockerengine.Engine, name string) ([]*Clu
 	if err != nil {
 		return nil, err
 	}
-	volumes, err := engine.Volumes(ctx, LabelCluster, name)
+	networks, err := engine.Networks(ctx, LabelCluster, name)
 	if err != nil {
 		return nil, err
 	}
-	networks, err := engine.Networks(ctx, LabelCluster, name)
+	// Last: the claim is made first, so whoever sees anything of a cluster that another one makes now sees its claim too.
+	volumes, err := engine.Volumes(ctx, LabelCluster, name)
 	if err != nil {
 		return nil, err
 	}
