@@ -193,6 +193,11 @@ choose_network() {
 	printf 'NODEIMG_CNI=%s\nNODEIMG_DEVICE=%s\n' "$network" "$device" >/etc/nodeimg/network.env
 }
 
+mounted() {
+	# What the user mounts below these folders, a file or a folder, is the host's. The folders may be mounts themselves.
+	awk -v file="$1/" '$5 ~ "^/(etc/kubernetes|var/lib/kubelet)/" && index(file, $5 "/") == 1 { found = 1 } END { exit !found }' /proc/self/mountinfo
+}
+
 follow_address() {
 	# A restarted container can come back with another address, which Kubernetes wrote into its files and certificates.
 	address=$(address_of "$family")
@@ -207,9 +212,16 @@ follow_address() {
 	# An address must not be found in a longer one; one of IPv4 may have a port behind it.
 	beside='[^0-9.]'
 	[ "$family" = 4 ] || beside='[^0-9a-f:]'
-	pattern=$(printf '%s' "$old" | sed 's/\./\\./g')
+	pattern="(^|$beside)$(printf '%s' "$old" | sed 's/\./\\./g')($beside|\$)"
 	find /etc/kubernetes /var/lib/kubelet -maxdepth 2 -type f \( -name '*.conf' -o -name '*.yaml' -o -name '*.env' \) \
-		-exec sed -i -E "s/(^|$beside)$pattern($beside|\$)/\1$address\2/g" {} +
+		-exec grep -lE -e "$pattern" {} + >"$runtime/outdated" || true
+	while read -r file; do
+		if mounted "$file"; then
+			say "$file is mounted into the node and keeps the address $old"
+		else
+			sed -i -E "s/$pattern/\1$address\2/g" "$file" || say "cannot change $file"
+		fi
+	done <"$runtime/outdated"
 	# What the control plane was really made with, where nodeimg has made it.
 	config=/etc/kubernetes/kubeadm.yaml
 	[ -f "$config" ] || config=/etc/nodeimg/kubeadm.yaml
@@ -243,5 +255,5 @@ configure_kubelet
 render_kubeadm
 choose_network
 follow_address
-rm -f "$runtime/nat" "$runtime/nat.new" "$runtime/resolv.conf"
+rm -f "$runtime/nat" "$runtime/nat.new" "$runtime/resolv.conf" "$runtime/outdated"
 exec "$@"
