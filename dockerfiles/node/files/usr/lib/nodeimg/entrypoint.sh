@@ -198,28 +198,39 @@ mounted() {
 	awk -v file="$1/" '$5 ~ "^/(etc/kubernetes|var/lib/kubelet)/" && index(file, $5 "/") == 1 { found = 1 } END { exit !found }' /proc/self/mountinfo
 }
 
+note_addresses() {
+	printf '%s\n' "$@" >"$state/address.new"
+	mv "$state/address.new" "$state/address"
+}
+
 follow_address() {
 	# A restarted container can come back with another address, which Kubernetes wrote into its files and certificates.
 	address=$(address_of "$family")
 	[ -n "$address" ] || return 0
 	mkdir -p "$state"
-	old=$(cat "$state/address" 2>/dev/null || true)
-	if [ -z "$old" ] || [ "$old" = "$address" ] || [ ! -d /etc/kubernetes ]; then
-		echo "$address" >"$state/address"
+	# While a change is not done, perhaps because a start was cut short, the file has every address that may be in use yet, one in a line.
+	old=$(grep -vxF "$address" "$state/address" 2>/dev/null || true)
+	if [ -z "$old" ]; then
+		[ -s "$state/address" ] || note_addresses "$address"
 		return 0
 	fi
+	note_addresses "$old" "$address"
+	old=$(printf '%s' "$old" | tr '\n' '|')
 	say "address changed from $old to $address"
+	# Left by a sed that was killed: the kubelet would run it as a static pod.
+	rm -f /etc/kubernetes/sed?????? /etc/kubernetes/manifests/sed??????
+	unfinished=
 	# An address must not be found in a longer one; one of IPv4 may have a port behind it.
 	beside='[^0-9.]'
 	[ "$family" = 4 ] || beside='[^0-9a-f:]'
-	pattern="(^|$beside)$(printf '%s' "$old" | sed 's/\./\\./g')($beside|\$)"
+	pattern="(^|$beside)($(printf '%s' "$old" | sed 's/\./\\./g'))($beside|\$)"
 	find /etc/kubernetes /var/lib/kubelet -maxdepth 2 -type f \( -name '*.conf' -o -name '*.yaml' -o -name '*.env' \) \
 		-exec grep -lE -e "$pattern" {} + >"$runtime/outdated" || true
 	while read -r file; do
 		if mounted "$file"; then
 			say "$file is mounted into the node and keeps the address $old"
 		else
-			sed -i -E "s/$pattern/\1$address\2/g" "$file" || say "cannot change $file"
+			sed -i -E "s/$pattern/\1$address\3/g" "$file" || { say "cannot change $file"; unfinished=1; }
 		fi
 	done <"$runtime/outdated"
 	# What the control plane was really made with, where nodeimg has made it.
@@ -227,14 +238,14 @@ follow_address() {
 	[ -f "$config" ] || config=/etc/nodeimg/kubeadm.yaml
 	if [ -f /etc/kubernetes/pki/ca.key ] && [ -f "$config" ]; then
 		for cert in apiserver etcd/server etcd/peer; do
-			rm -f "/etc/kubernetes/pki/$cert.crt" "/etc/kubernetes/pki/$cert.key"
+			rm -f "/etc/kubernetes/pki/$cert.crt" "/etc/kubernetes/pki/$cert.key" || true
 		done
 		for phase in apiserver etcd-server etcd-peer; do
-			kubeadm init phase certs "$phase" --config "$config" >/dev/null || say "cannot reissue the $phase certificate"
+			kubeadm init phase certs "$phase" --config "$config" >/dev/null || { say "cannot reissue the $phase certificate"; unfinished=1; }
 		done
 	fi
-	# Last: a start that was cut short does all of it again.
-	echo "$address" >"$state/address"
+	# Last: the next start does all of it again that was cut short or has failed.
+	[ -n "$unfinished" ] || note_addresses "$address"
 }
 
 check_cgroups
