@@ -194,10 +194,10 @@ func notReady(known map[string]kubeNode, nodes []*member) []*member {
 // explainLimit bounds how long a failing node is asked for its reasons.
 const explainLimit = 10 * time.Second
 
-// reasons are the file systems of a node that are as good as full, the units that have failed, and the last lines that matter of the
-// runtime's and the kubelet's logs.
+// reasons are the file systems of a node that are as good as full, the units that have failed or do so again and again, and the last lines
+// that matter of the runtime's and the kubelet's logs.
 const reasons = `df -P /var / | awk 'NR > 1 && $4 < 102400 { print "no space: " $6 " has " $4 " KiB of " $2 " KiB left" }'
-	systemctl list-units --failed --plain --no-legend --no-pager
+	systemctl list-units --state=failed,auto-restart --plain --no-legend --no-pager
 	journalctl --no-pager -n 15 -o short-monotonic -p warning -u containerd -u docker -u cri-docker -u crio -u nodeimg-store
 	journalctl --no-pager -n 15 -o short-monotonic -u kubelet
 	journalctl --no-pager -o short-monotonic | grep -i -m 1 '` + crowded + `'`
