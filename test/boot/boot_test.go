@@ -80,7 +80,21 @@ func TestBoot(t *testing.T) {
 	})
 
 	t.Run("read-only root", func(t *testing.T) {
-		n := m.booted(t, node.Options{Image: first, ReadOnly: true, Volumes: map[string]string{"/etc": ""}})
+		// Docker mounts what its resolver needs read-only as well, and it has one on networks that somebody makes.
+		network := "nodeimg-boot-" + suffix()
+		remove, err := m.docker.Network(t.Context(), network, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := remove(context.WithoutCancel(t.Context())); err != nil {
+				t.Error(err)
+			}
+		})
+		n := m.booted(t, node.Options{Image: first, Network: network, ReadOnly: true, Volumes: map[string]string{"/etc": ""}})
+		if resolver := n.must(t, "cat", "/etc/resolv.conf"); !strings.Contains(resolver, "nameserver ") || strings.Contains(resolver, "nameserver 127.0.0.11") {
+			t.Errorf("pods cannot reach the node's resolver:\n%s", resolver)
+		}
 		if out, err := n.Exec(t.Context(), "touch", "/usr/lib/nodeimg/written"); err == nil {
 			t.Errorf("the root can be written to: %s", out)
 		}

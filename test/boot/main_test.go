@@ -186,10 +186,13 @@ func (m *machine) forget(t *testing.T, reference string) {
 	})
 }
 
-// booted starts a node without a network and waits for it. The node ends with the test.
+// booted starts a node, without a network unless the options name one, and waits for it. The node ends with the test.
 func (m *machine) booted(t *testing.T, options node.Options) *started {
 	t.Helper()
-	options.Name, options.Network = "nodeimg-boot-"+suffix(), "none"
+	options.Name = "nodeimg-boot-" + suffix()
+	if options.Network == "" {
+		options.Network = "none"
+	}
 	n, err := m.docker.Start(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)

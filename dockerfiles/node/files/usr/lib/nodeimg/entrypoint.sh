@@ -130,13 +130,14 @@ rewrite_dns() {
 	for knob in all "$(device_of 4)"; do
 		echo 1 >"/proc/sys/net/ipv4/conf/$knob/route_localnet" 2>/dev/null || true
 	done
-	# resolv.conf is a bind mount: it can be written, not replaced.
+	# resolv.conf is a bind mount: it can be written, not replaced. With --read-only it can only be covered.
 	{
 		echo "nameserver $address"
 		[ "$family" = 4 ] || relay_dns
 		sed '/^nameserver /d' /etc/resolv.conf
 	} >"$runtime/resolv.conf"
-	cat "$runtime/resolv.conf" >/etc/resolv.conf
+	cat "$runtime/resolv.conf" 2>/dev/null >/etc/resolv.conf || mount -o bind "$runtime/resolv.conf" /etc/resolv.conf ||
+		say "cannot change /etc/resolv.conf; pods will not resolve outside names"
 }
 
 relay_dns() {
@@ -266,5 +267,5 @@ configure_kubelet
 render_kubeadm
 choose_network
 follow_address
-rm -f "$runtime/nat" "$runtime/nat.new" "$runtime/resolv.conf" "$runtime/outdated"
+rm -f "$runtime/nat" "$runtime/nat.new" "$runtime/outdated"
 exec "$@"
