@@ -196,7 +196,7 @@ choose_network() {
 
 mounted() {
 	# What the user mounts below these folders, a file or a folder, is the host's. The folders may be mounts themselves.
-	awk -v file="$1/" '$5 ~ "^/(etc/kubernetes|var/lib/kubelet)/" && index(file, $5 "/") == 1 { found = 1 } END { exit !found }' /proc/self/mountinfo
+	awk -v file="$1/" '$5 ~ "^/(etc/kubernetes|var/lib/kubelet|kind)/" && index(file, $5 "/") == 1 { found = 1 } END { exit !found }' /proc/self/mountinfo
 }
 
 note_addresses() {
@@ -225,7 +225,7 @@ follow_address() {
 	beside='[^0-9.]'
 	[ "$family" = 4 ] || beside='[^0-9a-f:]'
 	pattern="(^|$beside)($(printf '%s' "$old" | sed 's/\./\\./g'))($beside|\$)"
-	find /etc/kubernetes /var/lib/kubelet -maxdepth 2 -type f \( -name '*.conf' -o -name '*.yaml' -o -name '*.env' \) \
+	find /etc/kubernetes /var/lib/kubelet /kind -maxdepth 2 -type f \( -name '*.conf' -o -name '*.yaml' -o -name '*.env' \) \
 		-exec grep -lE -e "$pattern" {} + >"$runtime/outdated" || true
 	while read -r file; do
 		if mounted "$file"; then
@@ -234,9 +234,10 @@ follow_address() {
 			sed -i -E "s/$pattern/\1$address\3/g" "$file" || { say "cannot change $file"; unfinished=1; }
 		fi
 	done <"$runtime/outdated"
-	# What the control plane was really made with, where nodeimg has made it.
-	config=/etc/kubernetes/kubeadm.yaml
-	[ -f "$config" ] || config=/etc/nodeimg/kubeadm.yaml
+	# What the control plane was really made with, where nodeimg, the user or stock kind has left it.
+	for config in /etc/kubernetes/kubeadm.yaml /kind/kubeadm.conf /etc/nodeimg/kubeadm.yaml; do
+		[ ! -f "$config" ] || break
+	done
 	if [ -f /etc/kubernetes/pki/ca.key ] && [ -f "$config" ]; then
 		for cert in apiserver etcd/server etcd/peer; do
 			rm -f "/etc/kubernetes/pki/$cert.crt" "/etc/kubernetes/pki/$cert.key" || true
