@@ -33,6 +33,9 @@ prepare_mounts() {
 		# bind: only this mount turns read-only, never a sysfs that is shared with the host (--network=host).
 		mount -o remount,bind,ro /sys 2>/dev/null || true
 	fi
+	# Without --tmpfs /run systemd mounts it later and hides what was written there before. What is mounted below it must not be hidden.
+	grep -qE '^([^ ]+ ){4}/run[ /]' /proc/self/mountinfo || mount -t tmpfs -o mode=755,nosuid,nodev tmpfs /run 2>/dev/null ||
+		say "cannot mount a tmpfs at /run; the kubelet may miss settings of this container"
 	# The kubelet insists on /dev/kmsg, which unprivileged containers do not have.
 	[ -e /dev/kmsg ] || ln -s /dev/null /dev/kmsg 2>/dev/null || true
 }
