@@ -103,16 +103,7 @@ spec:
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var options describeOptions
-			flags := pflag.NewFlagSet("up", pflag.ContinueOnError)
-			options.register(flags)
-			if err := flags.Parse(test.args); err != nil {
-				t.Fatal(err)
-			}
-			got, err := options.describe(flags, strings.Join(flags.Args(), ""), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
+			got, options := described(t, test.args)
 			if diff := cmp.Diff(test.want, got.Spec, cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("descriptions differ (-want +got):\n%s", diff)
 			}
@@ -121,6 +112,22 @@ spec:
 			}
 		})
 	}
+}
+
+// described is what up makes of the arguments, of which at most one is no flag.
+func described(t *testing.T, args []string) (*describer, describeOptions) {
+	t.Helper()
+	var options describeOptions
+	flags := pflag.NewFlagSet("up", pflag.ContinueOnError)
+	options.register(flags)
+	if err := flags.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	d, err := options.describe(flags, strings.Join(flags.Args(), ""), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d, options
 }
 
 // TestImagesLocated gives images that are neither files nor names that an Engine could have, so that none has to answer.
@@ -150,23 +157,14 @@ func TestImagesLocated(t *testing.T) {
 		"recipe of a file": {[]string{"--config", file}, `(^|\n)[^ ]*recipe.yaml:1:7: kind: `},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var options describeOptions
-			flags := pflag.NewFlagSet("up", pflag.ContinueOnError)
-			options.register(flags)
-			if err := flags.Parse(test.args); err != nil {
-				t.Fatal(err)
-			}
-			d, err := options.describe(flags, strings.Join(flags.Args(), ""), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
+			d, _ := described(t, test.args)
 			switch name { // What is wrong comes one at a time.
 			case "group":
 				d.Spec.Image = ""
 			case "recipe of a file":
 				d.Spec.Image, d.Spec.Workers = "", d.Spec.Workers[1:]
 			}
-			err = loadNodeImages(t.Context(), &dockerengine.Engine{}, &d.Spec, d.imageLocated)
+			err := loadNodeImages(t.Context(), &dockerengine.Engine{}, &d.Spec, d.imageLocated)
 			input := new(recipes.InputError)
 			if !errors.As(err, &input) || !regexp.MustCompile(test.want).MatchString(input.Error()) {
 				t.Errorf("got %v, want %s", err, test.want)

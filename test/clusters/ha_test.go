@@ -1,7 +1,6 @@
 package clusters
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -115,7 +114,7 @@ func (c three) loses(plane string) {
 	c.docker("kill", plane)
 	c.answers()
 	// Somebody else changes the cluster, to whom the control plane is no loss: nothing is started either.
-	unlock := c.lock(c.planes[len(c.planes)-1])
+	unlock := c.locked(c.planes[len(c.planes)-1], "/run/nodeimg/lease")
 	for _, args := range [][]string{{"resize", "--workers", "2"}, {"start"}} {
 		c.refused(2, "another nodeimg changes", append(args, "--name", c.name, "--wait", "3s")...)
 	}
@@ -125,32 +124,6 @@ func (c three) loses(plane string) {
 	c.must("resize", "--name", c.name, "--workers", "1", "--progress", "plain")
 	c.must("start", "--name", c.name, "--progress", "plain")
 	c.whole(began, plane)
-}
-
-// lock holds the lock of a cluster in a control plane, as nodeimg does, until unlock is called.
-func (l launcher) lock(plane string) (unlock func()) {
-	l.t.Helper()
-	cmd := exec.CommandContext(l.t.Context(), "docker", "--host", l.host, "exec", "--interactive", plane, "flock", "/run/nodeimg/lease", "sh", "-c", "echo held; cat")
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		l.t.Fatal(err)
-	}
-	if said, err := bufio.NewReader(stdout).ReadString('\n'); said != "held\n" {
-		l.t.Fatalf("the lock in %s: said %q, %v", plane, said, err)
-	}
-	return func() {
-		l.t.Helper()
-		if err := errors.Join(stdin.Close(), cmd.Wait()); err != nil {
-			l.t.Error(err)
-		}
-	}
 }
 
 // answers waits until an API server answers at the published address.
