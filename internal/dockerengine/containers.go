@@ -239,6 +239,8 @@ func (e *Engine) RemoveContainer(ctx context.Context, id string) error {
 		switch {
 		case err == nil || errdefs.IsNotFound(err):
 			return nil
+		case strings.Contains(err.Error(), "did not receive an exit event"):
+			return fmt.Errorf("removing container %s: %w; a process in it may be frozen, docs/clusters.md says under Faults how to thaw it", id, plain(ctx, err))
 		case !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "already in progress"):
 			return fmt.Errorf("removing container %s: %w", id, plain(ctx, err))
 		}
